@@ -1,0 +1,4 @@
+"""Ids to vectors: tables, sharding, transfer, freezing.
+
+The only room that knows torchrec.distributed.
+"""

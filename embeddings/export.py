@@ -1,0 +1,231 @@
+"""Writes tables as a sparse export that any world size and any sharding can read back.
+
+    FOLDER/manifest.json                                             last, atomically
+    FOLDER/build-<token>/<table>/rows-<r0>-<r1>-columns-<c0>-<c1>.safetensors
+
+Every rank writes the rectangles in its own memory, a bounded number of rows at a time; no process
+ever holds a whole table that it did not hold before. A folder without manifest is no export. A
+second export into the same folder replaces the manifest atomically and then removes the files
+that no manifest names. `embeddings.transfer` reads exports.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from embeddings.digests import rectangle_digest, total_digest
+from embeddings.shards import Shard, local_shards
+from embeddings.tables import EmbeddingSettings, TableSpec, tables_of
+from pipeline.errors import ExportError
+from pipeline.settings import Settings
+
+__all__ = [
+    "TENSOR_NAME",
+    "ExportManifest",
+    "ExportedFile",
+    "ExportedTable",
+    "export_tables",
+    "read_export",
+]
+
+TENSOR_NAME = "rows"
+"""What the one tensor in each file is called"""
+
+MANIFEST = "manifest.json"
+
+
+class ExportedFile(Settings):
+    """One rectangle of a table."""
+
+    name: str
+    """path under the export's folder"""
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    num_bytes: int
+    digest: str
+
+
+class ExportedTable(Settings):
+    """One table: what a transfer compares, and its files, whose rectangles tile it."""
+
+    num_rows: int
+    dim: int
+    dtype: str
+    vocabulary_digest: str
+    digest: str
+    files: tuple[ExportedFile, ...]
+
+
+class ExportManifest(Settings):
+    """A whole export: table name -> table, and where it came from."""
+
+    tables: dict[str, ExportedTable]
+    # Free: checkpoint, config digest, code version, day.
+    source: dict[str, str]
+
+
+def export_tables(model: nn.Module, folder: Path, source: Mapping[str, str]) -> ExportManifest:
+    """Write every table of `model` under `folder`, which all ranks must see.
+
+    A collective: all ranks call it and return the same manifest.
+
+    Args:
+        model: sharded or not.
+        folder: the export's own folder; made if need be.
+        source: free values that the manifest keeps (checkpoint, config digest, code version, day).
+    """
+    tables = tables_of(model)
+    build = _shared(f"build-{secrets.token_hex(8)}")
+    written: dict[str, list[ExportedFile]] = {}
+    for name, shards in local_shards(model).items():
+        written[name] = [
+            _write(folder, Path(build) / name, piece)
+            for piece in _pieces(shards, tables.settings.export_rows_per_file)
+        ]
+    everyone = _gathered(written)
+    manifest = ExportManifest(
+        tables={
+            name: _table(spec, tables.settings, [f for part in everyone for f in part[name]])
+            for name, spec in tables.specs.items()
+        },
+        source=dict(source),
+    )
+    if _rank() == 0:
+        _publish(folder, build, manifest)
+    if dist.is_initialized():
+        dist.barrier()
+    return manifest
+
+
+def read_export(folder: Path) -> ExportManifest:
+    """The manifest of a whole export.
+
+    Raises:
+        ExportError: nothing there, not written to its end, or a file missing or of another size.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: no such export; run the export stage first")
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ExportError(
+            f"{folder}: half-written export (it has no {MANIFEST}); rerun the export stage"
+        )
+    try:
+        manifest = ExportManifest.model_validate_json(path.read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ExportError(
+            f"{path}: not an export's manifest; rerun the export stage: {error}"
+        ) from None
+    for table in manifest.tables.values():
+        for file in table.files:
+            _check_size(folder / file.name, file.num_bytes)
+    return manifest
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    if not path.exists():
+        raise ExportError(f"{path}: missing from the export; rerun the export stage")
+    found = path.stat().st_size
+    if found != num_bytes:
+        raise ExportError(
+            f"{path}: {found} bytes, but its manifest says {num_bytes}; rerun the export stage"
+        )
+
+
+def _pieces(shards: Sequence[Shard], rows_per_file: int) -> Iterator[Shard]:
+    """What this rank writes: its rectangles, cut to at most `rows_per_file` rows.
+
+    Of a table that every rank holds, each rank writes every world_size-th piece.
+    """
+    for shard in shards:
+        starts = range(shard.rows[0], shard.rows[1], rows_per_file)
+        for index, start in enumerate(starts):
+            if shard.replicated and index % _world_size() != _rank():
+                continue
+            stop = min(start + rows_per_file, shard.rows[1])
+            values = shard.tensor[start - shard.rows[0] : stop - shard.rows[0]]
+            yield Shard((start, stop), shard.columns, values)
+
+
+def _write(folder: Path, under: Path, piece: Shard) -> ExportedFile:
+    (r0, r1), (c0, c1) = piece.rows, piece.columns
+    name = under / f"rows-{r0}-{r1}-columns-{c0}-{c1}.safetensors"
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({TENSOR_NAME: piece.tensor.cpu().contiguous()}, path)
+    _flush(path)
+    return ExportedFile(
+        name=name.as_posix(),
+        rows=piece.rows,
+        columns=piece.columns,
+        num_bytes=path.stat().st_size,
+        digest=rectangle_digest(piece.tensor, r0, c0),
+    )
+
+
+def _table(
+    spec: TableSpec, settings: EmbeddingSettings, written: Sequence[ExportedFile]
+) -> ExportedTable:
+    files = sorted(written, key=lambda file: (file.rows, file.columns))
+    return ExportedTable(
+        num_rows=spec.num_rows,
+        dim=spec.dim,
+        dtype=settings.dtype,
+        vocabulary_digest=spec.vocabulary_digest,
+        digest=total_digest(file.digest for file in files),
+        files=tuple(files),
+    )
+
+
+def _publish(folder: Path, build: str, manifest: ExportManifest) -> None:
+    temporary = folder / f"{MANIFEST}.{build}"
+    temporary.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    _flush(temporary)
+    temporary.replace(folder / MANIFEST)
+    _flush(folder)
+    for other in folder.glob("build-*"):
+        if other.name != build:
+            shutil.rmtree(other)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _shared(value: str) -> str:
+    """Rank 0's value, on all ranks."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _gathered(value: Any) -> list[Any]:
+    """All ranks' values, in rank order, on all ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

@@ -1,0 +1,1 @@
+"""One verb a module, the one training loop, torchx components, the chain."""

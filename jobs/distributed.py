@@ -1,0 +1,73 @@
+"""The process's place among its peers: the only module that reads launcher variables.
+
+Device-specific choices (NCCL or gloo, which device, how many threads) are made here.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["World", "join_world"]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's rank, how many there are, and the device it works on."""
+
+    rank: int
+    size: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which prints and writes what is written once."""
+        return self.rank == 0
+
+    def sum_over_ranks(self, tensor: Tensor) -> None:
+        """Replace `tensor`, in place, by its sum over all ranks."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def gather_objects(self, value: object) -> list[object]:
+        """Every rank's `value`, by rank, on all ranks; for small things, not for tensors."""
+        gathered: list[object] = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """Join the process group that torchrun describes, or be a world of one without it.
+
+    Threads are cores over processes on this machine: more of them fight over the cores and cost
+    three to five times.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+    if torch.cuda.is_available():
+        device, backend = torch.device("cuda", local_rank), "nccl"
+        torch.cuda.set_device(device)
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(rank=rank, size=size, local_size=local_size, device=device)
+    finally:
+        dist.destroy_process_group()

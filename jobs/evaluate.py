@@ -1,0 +1,120 @@
+"""Every ranking model of the task side by side: validation and test metrics, baselines, report.
+
+    python -m jobs.evaluate --config FILE
+    torchrun --nproc-per-node 2 -m jobs.evaluate --config FILE
+
+Takes each strategy's best checkpoint by validation AUC. Writes ROOT/evaluation/<task>/day=<last
+ranking day>: result.json, summary.txt, report.html.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from embeddings.tables import TableSpec
+from jobs.baselines import baseline_results
+from jobs.checkpoints import load_model
+from jobs.command import Arguments, run_verb
+from jobs.distributed import World, join_world
+from jobs.evaluation import evaluate_model
+from jobs.facts import run_facts
+from jobs.ranker import build_ranking_model, fill_frozen
+from jobs.report import RunRecord, format_table, load_run, write_report
+from jobs.runs import RunFolder, write_json
+from jobs.settings import JobSettings
+from jobs.strategies import Strategy
+from jobs.training import make_reader
+from pipeline.errors import CheckpointError
+from pipeline.partitions import days_between
+from pipeline.reader import Reader
+
+__all__ = ["evaluate", "main"]
+
+
+def main() -> None:
+    """Entry point of the verb."""
+    run_verb(evaluate, __doc__)
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Run the verb on this rank."""
+    settings = arguments.settings
+    with join_world() as world:
+        trained = [s for s in Strategy if (settings.ranking_folder(s) / "result.json").exists()]
+        if not trained:
+            raise CheckpointError(
+                f"{settings.ranking_folder(Strategy.NT).parent.parent}: no ranking model has been "
+                "trained to its end; run rank first"
+            )
+        names = settings.item_features + settings.context_features
+        specs = settings.table_specs(names, settings.ranking.architecture)
+        readers = {
+            split: make_reader(
+                settings, world, split, specs, batch_size=settings.evaluation.batch_size
+            )
+            for split in ("validation", "test")
+        }
+        runs = [_evaluate(settings, strategy, specs, readers, world) for strategy in trained]
+        if world.is_first:
+            _report(settings, runs)
+
+
+def _evaluate(
+    settings: JobSettings,
+    strategy: Strategy,
+    specs: list[TableSpec],
+    readers: dict[str, Reader],
+    world: World,
+) -> RunRecord:
+    """A strategy's record with the metrics of its best checkpoint on each split."""
+    run = RunFolder(settings.ranking_folder(strategy))
+    model = build_ranking_model(settings, specs, strategy, world)
+    fill_frozen(model, settings, strategy)
+    progress = load_model(model, run.checkpoints / "best")
+    precision = settings.ranking.training.precision
+    record = load_run(run.path)
+    results: dict[str, Any] = {
+        split: asdict(evaluate_model(model, reader, world, precision))
+        for split, reader in readers.items()
+    }
+    results["best_step"] = progress.step
+    return RunRecord(record.name, record.metrics, {**record.result, **results})
+
+
+def _report(settings: JobSettings, runs: list[RunRecord]) -> None:
+    folder = settings.evaluation_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    baselines = {
+        split: baseline_results(
+            settings.data.root,
+            days_between(*getattr(settings.days, split)),
+            settings.requests.task,
+            settings.evaluation.category_features,
+        )
+        for split in ("validation", "test")
+    }
+    write_json(
+        folder / "result.json",
+        {
+            "strategies": {run.name: run.result for run in runs},
+            "baselines": {
+                split: {name: asdict(result) for name, result in results.items()}
+                for split, results in baselines.items()
+            },
+        },
+    )
+    pretraining = settings.pretraining_folder
+    summary = format_table(runs, baselines)
+    (folder / "summary.txt").write_text(summary + "\n")
+    write_report(
+        folder / "report.html",
+        title=f"Frostrank: {settings.requests.task} ranking up to {settings.days.ranking[1]}",
+        facts=run_facts(settings, runs),
+        runs=runs,
+        baselines=baselines,
+        pretraining=load_run(pretraining) if (pretraining / "result.json").exists() else None,
+    )
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

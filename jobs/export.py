@@ -1,0 +1,62 @@
+"""The pretrained tables and dense layers, written for ranking to take.
+
+    python -m jobs.export --config FILE
+    torchrun --nproc-per-node 2 -m jobs.export --config FILE
+
+Reads the newest checkpoint in ROOT/pretraining/day=<last day>, writes ROOT/tables/day=<last day>.
+"""
+
+import json
+
+from embeddings.export import export_tables
+from jobs.checkpoints import load_model, newest_checkpoint
+from jobs.command import Arguments, run_verb
+from jobs.dense import DENSE_DIGEST, export_dense
+from jobs.distributed import join_world
+from jobs.pretrain import build_generative_model
+from jobs.runs import RunFolder
+from pipeline.errors import CheckpointError
+from pipeline.settings import settings_digest
+
+__all__ = ["export", "main"]
+
+
+def main() -> None:
+    """Entry point of the verb."""
+    run_verb(export, __doc__)
+
+
+def export(arguments: Arguments) -> None:
+    """Run the verb on this rank."""
+    settings = arguments.settings
+    with join_world() as world:
+        run = RunFolder(settings.pretraining_folder)
+        if not (run.path / "result.json").exists():
+            raise CheckpointError(
+                f"{run.path}: pretraining has not finished there; run pretrain, with --resume if "
+                "it was interrupted"
+            )
+        specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
+        model = build_generative_model(settings, specs, world)
+        checkpoint = newest_checkpoint(run.checkpoints, world)
+        if checkpoint is None:
+            raise CheckpointError(f"{run.checkpoints}: no usable checkpoint; run pretrain again")
+        load_model(model, checkpoint)
+        folder = settings.export_folder
+        digests = world.gather_objects(export_dense(model, folder) if world.is_first else "")
+        source = {
+            "checkpoint": str(checkpoint),
+            "day": str(settings.days.pretraining[1]),
+            "architecture": str(settings.pretraining.architecture),
+            "settings": settings_digest(settings.pretraining),
+            DENSE_DIGEST: str(digests[0]),
+        }
+        manifest = export_tables(model, folder, source)
+        if world.is_first:
+            print(f"export: {len(manifest.tables)} tables to {folder}")
+            tables = {name: table.num_rows for name, table in manifest.tables.items()}
+            print(json.dumps(tables))
+
+
+if __name__ == "__main__":
+    main()

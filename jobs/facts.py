@@ -1,0 +1,63 @@
+"""What a reader of a report must know about how its figures came to be."""
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from jobs.report import RunRecord
+from jobs.settings import JobSettings
+from pipeline.partitions import day_folder, days_between, read_manifest
+
+__all__ = ["machine", "run_facts"]
+
+
+def run_facts(settings: JobSettings, runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Data, days, counts, model, parameters, machine: name -> one line."""
+    days = settings.days
+    first = runs[0].result
+    counts = {split: _counts(settings, split) for split in ("ranking", "validation", "test")}
+    return {
+        "data": str(settings.source.path),
+        "pretraining days": f"{days.pretraining[0]} to {days.pretraining[1]}",
+        **{
+            f"{split} days": f"{getattr(days, split)[0]} to {getattr(days, split)[1]}: "
+            f"{count['requests']:,} requests, {count['candidates']:,} candidates, "
+            f"{count['positives']:,} of them positive"
+            for split, count in counts.items()
+        },
+        "model": f"pretraining {settings.pretraining.architecture}, "
+        f"ranking {settings.ranking.architecture}",
+        "parameters": f"{first['parameters']['dense']:,} dense, "
+        f"{first['parameters']['sparse']:,} in tables",
+        "tables trained with": settings.embeddings.optimizer,
+        "processes": f"{first['world_size']} on {first['device']}, "
+        f"{first['threads_per_rank']} threads each",
+        "machine": machine(),
+        "torch": str(torch.__version__),
+    }
+
+
+def machine() -> str:
+    """Processor and how many of its cores this process may use."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in _read(Path("/proc/cpuinfo")).splitlines()
+        if line.startswith("model name")
+    ]
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.machine()}, {cores} cores"
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _counts(settings: JobSettings, split: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for day in days_between(*getattr(settings.days, split)):
+        total.update(read_manifest(day_folder(settings.data.root, "requests", day)).counts)
+    return total

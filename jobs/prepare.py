@@ -1,0 +1,54 @@
+"""What the user brings, to what training reads: clean, count, encode, cut, draw.
+
+    python -m jobs.prepare --config FILE
+
+Reads the days under source.path; writes ROOT/events, vocabulary, catalogue, sequences, requests.
+A rerun makes only what changed.
+"""
+
+import sys
+
+from tqdm import tqdm
+
+from jobs.command import Arguments, run_verb
+from jobs.settings import JobSettings
+from pipeline.prepare import PrepareReport, prepare
+
+__all__ = ["main", "prepare_all"]
+
+
+def main() -> None:
+    """Entry point of the verb."""
+    run_verb(_prepare, __doc__)
+
+
+def _prepare(arguments: Arguments) -> None:
+    print(prepare_all(arguments.settings))
+
+
+def prepare_all(settings: JobSettings) -> PrepareReport:
+    """Bring everything under the root up to date, with a bar a step on a terminal."""
+    bars: dict[str, tqdm] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        if step not in bars:
+            bars[step] = tqdm(desc=step, total=total, disable=not sys.stderr.isatty())
+        bars[step].update(done - bars[step].n)
+
+    try:
+        return prepare(
+            settings.data.root,
+            settings.source,
+            settings.features,
+            settings.days,
+            settings.sequences,
+            settings.requests,
+            show,
+        )
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+if __name__ == "__main__":
+    main()

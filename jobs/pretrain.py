@@ -1,0 +1,94 @@
+"""Generative pretraining on the sequences of the pretraining days.
+
+    python -m jobs.pretrain --config FILE [--set a.b=value ...] [--resume]
+    torchrun --nproc-per-node 2 -m jobs.pretrain --config FILE
+
+Reads ROOT/sequences, writes ROOT/pretraining/day=<last day>: checkpoints, metrics, result.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from embeddings.initialization import initialize
+from embeddings.sharding import shard
+from embeddings.tables import EmbeddingTables, TableSpec
+from jobs.command import Arguments, run_verb
+from jobs.distributed import World, join_world
+from jobs.runs import RunFolder, write_json
+from jobs.settings import JobSettings
+from jobs.training import TrainingRun, build_seeded, make_reader, take_in_examples
+from models.generative import GenerativeModel
+
+__all__ = ["build_generative_model", "main", "pretrain"]
+
+SECTIONS = ("data", "features", "days", "sequences", "reader", "embeddings", "pretraining")
+
+
+def main() -> None:
+    """Entry point of the verb."""
+    run_verb(pretrain, __doc__)
+
+
+def pretrain(arguments: Arguments) -> None:
+    """Run the verb on this rank."""
+    settings, training = arguments.settings, arguments.settings.pretraining.training
+    with join_world() as world:
+        take_in_examples(settings, world)
+        specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
+        reader = make_reader(
+            settings,
+            world,
+            "pretraining",
+            specs,
+            batch_size=training.batch_size,
+            seed=training.seed,
+        )
+        model = build_generative_model(settings, specs, world)
+        initialize(model, training.seed)
+        folder = RunFolder(settings.pretraining_folder)
+        if world.is_first:
+            folder.start(settings, SECTIONS, resume=arguments.resume)
+        world.wait_for_all()
+        result = TrainingRun(
+            title="pretrain",
+            world=world,
+            folder=folder,
+            settings=settings,
+            training=training,
+            model=model,
+            forward=model,
+            specs=specs,
+            reader=reader,
+        ).run(resume=arguments.resume)
+        if world.is_first:
+            architecture = str(settings.pretraining.architecture)
+            write_json(
+                folder.path / "result.json",
+                {"job": "pretrain", "architecture": architecture, **result},
+            )
+
+
+def build_generative_model(
+    settings: JobSettings, specs: Sequence[TableSpec], world: World
+) -> nn.Module:
+    """The sharded model; its tables are not filled yet."""
+    pretraining = settings.pretraining
+    tables = EmbeddingTables(specs, settings.embeddings_of(specs), device=torch.device("meta"))
+    model = build_seeded(
+        lambda: GenerativeModel(
+            tables,
+            {spec.name: spec.num_rows for spec in specs},
+            pretraining.architecture,
+            pretraining.softmax,
+            pretraining.training.seed,
+        ),
+        pretraining.training.seed,
+        world.device,
+    )
+    return shard(model, world.device, local_world_size=world.local_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Discriminative training of one ranking model, bridged from pretraining by one strategy.
+
+    python -m jobs.rank --config FILE [--set ranking.strategy=NT] [--resume]
+    torchrun --nproc-per-node 2 -m jobs.rank --config FILE
+
+Reads ROOT/requests and, unless the strategy is NT, the export in ROOT/tables. Writes
+ROOT/ranking/<task>/<strategy>/day=<last day>: checkpoints (the last ones and the best by
+validation AUC), metrics, result.
+"""
+
+import torch
+
+from jobs.checkpoints import CheckpointStore
+from jobs.command import Arguments, run_verb
+from jobs.distributed import World, join_world
+from jobs.evaluation import evaluate_model
+from jobs.hooks import ValidationHook
+from jobs.ranker import build_ranking_model, fill_from_export, prove_frozen_unchanged
+from jobs.runs import RunFolder, write_json
+from jobs.settings import JobSettings
+from jobs.training import TrainingRun, make_reader, take_in_examples
+from models.losses import LossSums
+from pipeline.batches import RankingBatch
+
+__all__ = ["main", "rank"]
+
+SECTIONS = ("data", "features", "days", "requests", "reader", "embeddings", "ranking")
+
+
+def main() -> None:
+    """Entry point of the verb."""
+    run_verb(rank, __doc__)
+
+
+def rank(arguments: Arguments) -> None:
+    """Run the verb on this rank."""
+    settings, ranking = arguments.settings, arguments.settings.ranking
+    with join_world() as world:
+        take_in_examples(settings, world)
+        names = settings.item_features + settings.context_features
+        specs = settings.table_specs(names, ranking.architecture)
+        training = ranking.training
+        reader = make_reader(
+            settings, world, "ranking", specs, batch_size=training.batch_size, seed=training.seed
+        )
+        validation = make_reader(
+            settings, world, "validation", specs, batch_size=settings.evaluation.batch_size
+        )
+        model = build_ranking_model(settings, specs, ranking.strategy, world)
+        transferred = fill_from_export(model, settings, ranking.strategy)
+        folder = RunFolder(settings.ranking_folder(ranking.strategy))
+        if world.is_first:
+            folder.start(settings, SECTIONS, resume=arguments.resume)
+        world.wait_for_all()
+
+        def forward(batch: RankingBatch, step: int) -> LossSums:
+            del step
+            return model(batch)
+
+        def validate(checkpoints: CheckpointStore) -> list[ValidationHook]:
+            hook = ValidationHook(
+                folder,
+                lambda: evaluate_model(model, validation, world, training.precision),
+                checkpoints,
+                ranking.evaluations_per_epoch,
+                _best_auc_so_far(folder, world, resume=arguments.resume),
+            )
+            return [hook]
+
+        result = TrainingRun(
+            title=f"rank {ranking.strategy.value}",
+            world=world,
+            folder=folder,
+            settings=settings,
+            training=training,
+            model=model,
+            forward=forward,
+            specs=specs,
+            reader=reader,
+        ).run(resume=arguments.resume, more_hooks=validate)
+        proof = prove_frozen_unchanged(model, settings, ranking.strategy, transferred)
+        if world.is_first:
+            identity = {
+                "job": "rank",
+                "task": settings.requests.task,
+                "strategy": ranking.strategy.value,
+                "architecture": str(ranking.architecture),
+            }
+            evidence = {"transferred": transferred, "frozen_unchanged": proof}
+            write_json(folder.path / "result.json", {**identity, **result, **evidence})
+
+
+def _best_auc_so_far(folder: RunFolder, world: World, *, resume: bool) -> float:
+    """The best validation AUC of the run being resumed, alike on all ranks."""
+    lines = folder.lines() if resume and world.is_first else []
+    aucs = [line["auc"] for line in lines if line["kind"] == "evaluation"]
+    best = torch.zeros(1, dtype=torch.float64, device=world.device)
+    if world.is_first:
+        best[0] = max(aucs, default=-1.0)
+    world.sum_over_ranks(best)
+    return float(best)
+
+
+if __name__ == "__main__":
+    main()

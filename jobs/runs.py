@@ -1,0 +1,106 @@
+"""A run's folder: its resolved config, metrics as it goes, result, and checkpoints.
+
+    config.json      every setting, as resolved          progress.json   where it is, for watchers
+    metrics.jsonl    one JSON object a line, in order    result.json     what came out, at the end
+    checkpoints/     see jobs.checkpoints
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CheckpointError
+from pipeline.settings import Settings
+
+__all__ = ["RunFolder", "write_json"]
+
+# Settings that may differ between a run and its continuation: they change no number.
+_MAY_CHANGE = ("prefetch", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "root")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that readers see the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(_plain(value), file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity, which JSON does not know, to null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run's folder; rank 0 writes, all ranks may read."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    def start(self, settings: Settings, sections: Iterable[str], *, resume: bool) -> None:
+        """Make the folder ready: continue what is there, or set it aside as `<name>.previous`.
+
+        Raises:
+            CheckpointError: `resume`, but a setting in `sections` differs from the run's.
+        """
+        resolved = settings.model_dump(mode="json", include=set(sections))
+        config = self.path / "config.json"
+        if resume and config.exists():
+            _check_same(json.loads(config.read_text()), resolved, config)
+        elif self.path.exists():
+            previous = self.path.with_name(self.path.name + ".previous")
+            if previous.exists():
+                shutil.rmtree(previous)
+            self.path.rename(previous)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(config, resolved)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; a last line cut short by a kill does not count."""
+        path = self.path / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run is about to make again."""
+        kept = [line for line in self.lines() if line["step"] <= step]
+        path = self.path / "metrics.jsonl"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
+
+
+def _check_same(before: Any, now: Any, config: Path, at: str = "") -> None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            if key not in _MAY_CHANGE:
+                path = f"{at}.{key}".removeprefix(".")
+                _check_same(before.get(key), now.get(key), config, path)
+    elif before != now:
+        raise CheckpointError(
+            f"{config}: this run was started with {at} = {before!r}, now it is {now!r}; "
+            "set it back to resume, or start over without --resume"
+        )
+

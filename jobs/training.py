@@ -1,0 +1,200 @@
+"""One training run put together: model, optimizer, reader, hooks, loop, result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.tables import TableSpec
+from jobs.checkpoints import CheckpointStore, Progress, newest_checkpoint
+from jobs.distributed import World
+from jobs.hooks import CheckpointHook, MetricsHook, ProgressHook
+from jobs.loop import Hook, TrainingLoop
+from jobs.optimizers import dense_optimizer
+from jobs.prepare import prepare_all
+from jobs.runs import RunFolder
+from jobs.settings import JobSettings, TrainingSettings
+from models.losses import LossSums
+from pipeline.errors import DataError
+from pipeline.partitions import day_folder, days_between, read_manifest, verify_files
+from pipeline.reader import Reader, ReaderSettings, Requests, Sequences
+
+__all__ = ["TrainingRun", "build_seeded", "make_reader", "take_in_examples"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """Everything that one run of the loop needs."""
+
+    title: str
+    world: World
+    folder: RunFolder
+    settings: JobSettings
+    training: TrainingSettings
+    model: nn.Module
+    forward: Callable[[Any, int], LossSums]
+    specs: Sequence[TableSpec]
+    reader: Reader[Any]
+
+    def run(
+        self, *, resume: bool, more_hooks: Callable[[CheckpointStore], Sequence[Hook]] | None = None
+    ) -> dict[str, Any]:
+        """Train to the end; returns what every result.json has."""
+        optimizer = _make_optimizer(self.model, self.settings, self.training)
+        checkpoints = CheckpointStore(
+            folder=self.folder.checkpoints,
+            world=self.world,
+            model=self.model,
+            optimizer=optimizer,
+            keep=self.training.keep_checkpoints,
+        )
+        is_ranking = more_hooks is not None
+        metrics = MetricsHook(self.folder, self.training.log_every_steps, with_auc=is_ranking)
+        newest = newest_checkpoint(self.folder.checkpoints, self.world) if resume else None
+        progress = checkpoints.load(newest) if newest else Progress()
+        self._announce(newest)
+        if self.world.is_first:
+            self.folder.forget_after(progress.step)
+        self.world.wait_for_all()
+        loop = TrainingLoop(
+            world=self.world,
+            model=self.model,
+            forward=self.forward,
+            optimizer=optimizer,
+            reader=self.reader,
+            settings=self.training,
+            hooks=[
+                metrics,
+                *(more_hooks(checkpoints) if more_hooks else ()),
+                CheckpointHook(checkpoints, self.training.checkpoint_every_steps),
+                ProgressHook(self.folder, self.title),
+            ],
+        )
+        loop.progress = progress
+        loop.run()
+        return {
+            "steps": loop.progress.step,
+            "samples": metrics.total_samples,
+            "train_seconds": metrics.total_seconds,
+            "samples_per_s": metrics.samples_per_s,
+            "world_size": self.world.size,
+            "device": self.world.device.type,
+            "threads_per_rank": torch.get_num_threads(),
+            "parameters": self._parameter_counts(),
+        }
+
+    def _announce(self, checkpoint: Any) -> None:
+        if self.world.is_first:
+            start = f"resumed from {checkpoint}" if checkpoint else "from the start"
+            print(
+                f"{self.title}: {self.reader.num_rows:,} rows, {self.reader.steps_per_epoch:,} "
+                f"steps an epoch, {self.world.size} ranks on {self.world.device.type}, "
+                f"{torch.get_num_threads()} threads each, {start}",
+                flush=True,
+            )
+
+    def _parameter_counts(self) -> dict[str, int]:
+        return {
+            "sparse": sum(spec.num_rows * spec.dim for spec in self.specs),
+            "dense": sum(p.numel() for p in dense_parameters(self.model).values()),
+        }
+
+
+def build_seeded(build: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
+    """Build a model whose dense parameters are drawn on the CPU from `seed`, then moved.
+
+    Its tables stay where they are (on meta): sharding them comes next.
+    """
+    torch.manual_seed(seed)
+    model = build()
+    for name, child in model.named_children():
+        if name != "tables":
+            child.to(device)
+    return model
+
+
+def make_reader(
+    settings: JobSettings,
+    world: World,
+    split: str,
+    specs: Sequence[TableSpec],
+    *,
+    batch_size: int,
+    seed: int | None = None,
+) -> Reader[Any]:
+    """The examples of a split of the days; shuffled by `seed`, in file order without one.
+
+    Raises:
+        DataError: days that are missing, half written, changed since they were published, built
+            with another vocabulary, or without any row.
+    """
+    kind = "sequences" if split == "pretraining" else "requests"
+    days = days_between(*getattr(settings.days, split))
+    if world.is_first and settings.reader.verify:
+        _verify(settings.data.root, kind, days)
+    names = [spec.name for spec in specs]
+    common = {
+        "root": settings.data.root,
+        "days": days,
+        "features": [feature for feature in settings.features if feature.name in names],
+        "vocabularies": {spec.name: spec.vocabulary_digest for spec in specs},
+    }
+    examples = (
+        Sequences(**common)
+        if kind == "sequences"
+        else Requests(**common, task=settings.requests.task)
+    )
+    reader = Reader(
+        examples,
+        ReaderSettings(
+            batch_size=batch_size,
+            lanes=settings.reader.lanes,
+            prefetch=settings.reader.prefetch,
+            seed=seed or 0,
+        ),
+        shuffle=seed is not None,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+    if not reader.num_rows:
+        raise DataError(
+            f"{settings.data.root / kind}: not one row from {days[0]} to {days[-1]}; look at the "
+            f"counts in the days' manifests, and at [{kind}] and days.{split} in the config"
+        )
+    return reader
+
+
+def _verify(root: Path, kind: str, days: Sequence[date]) -> None:
+    for day in days:
+        folder = day_folder(root, kind, day)
+        verify_files(folder, read_manifest(folder))
+
+
+def take_in_examples(settings: JobSettings, world: World) -> None:
+    """Check and take in ready-made sequences and requests, where the config says they are brought.
+
+    What prepare does with them, so that who brings them can start at pretrain or rank.
+    """
+    if settings.source.kind == "examples" and world.is_first:
+        prepare_all(settings)
+    world.wait_for_all()
+
+
+def _make_optimizer(
+    model: nn.Module, settings: JobSettings, training: TrainingSettings
+) -> torch.optim.AdamW:
+    """AdamW for the dense parameters, and for tables that are trained as dense ones."""
+    rates = settings.embeddings
+    return dense_optimizer(
+        {
+            "dense": (dense_parameters(model), training.learning_rate, training.weight_decay),
+            "tables": (table_parameters(model), rates.learning_rate, rates.weight_decay),
+        },
+        training.betas,
+    )

@@ -1,0 +1,1 @@
+"""Vectors to losses and scores: single-device code, plain modules."""

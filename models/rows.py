@@ -1,0 +1,155 @@
+"""Where packed tokens sit in rows: the only part of the Transformer that knows about padding.
+
+Norms, projections and feed-forward work on packed tokens, (T, D). Attention needs to know which
+tokens share a row (a sequence, or a request's history and candidates). `Rows` computes that once
+a batch; every layer uses it. Rows are grouped by length into buckets, so that little is padded.
+
+Legend: R rows, T packed tokens (histories first, then candidates), B bucket rows, L bucket length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Bucket", "Rows"]
+
+# A bucket's mask takes B * L * L bytes; more rows of that length go to a further bucket.
+_MAX_MASK_BYTES = 64 * 2**20
+_NUM_BUCKETS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Rows of similar length, padded to the longest of them."""
+
+    first: int
+    last: int
+    """its slots are first to last of all slots"""
+    num_rows: int
+    allowed: Tensor | None
+    """(B, 1, L, L) bool: which slot may look at which; None where plain causality says it all"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one batch."""
+
+    buckets: tuple[Bucket, ...]
+    slots: Tensor
+    """(all buckets' B * L,) int64: the packed token in each slot; T where there is none"""
+    unpad: Tensor
+    """(T,) int64: each packed token's slot"""
+    positions: Tensor
+    """(T,) int64: the token's position; every candidate stands at its history's length"""
+
+    @staticmethod
+    def build(
+        history_offsets: Tensor,
+        candidate_offsets: Tensor | None = None,
+        *,
+        bidirectional: bool = False,
+        num_buckets: int = _NUM_BUCKETS,
+    ) -> "Rows":
+        """Lay out rows of `history_offsets` (R+1,), each followed by its candidates.
+
+        A history token looks at itself and the tokens before it in its history (at all of it when
+        `bidirectional`); a candidate looks at its history and itself, never at another candidate.
+        """
+        layout = _Layout.of(history_offsets, candidate_offsets)
+        order = torch.argsort(layout.row_lengths, descending=True, stable=True)
+        order = order[layout.row_lengths[order] > 0]
+        causal = candidate_offsets is None and not bidirectional
+        buckets: list[Bucket] = []
+        slots: list[Tensor] = [order.new_empty(0)]
+        first = 0
+        for members in _cut(layout.row_lengths[order], num_buckets):
+            rows = order[members]
+            slots.append(layout.slots(rows).flatten())
+            allowed = None if causal else layout.allowed(rows, bidirectional=bidirectional)
+            last = first + slots[-1].numel()
+            buckets.append(Bucket(first, last, rows.numel(), allowed))
+            first = last
+        all_slots = torch.cat(slots)
+        unpad = torch.empty(layout.num_tokens, dtype=torch.int64, device=order.device)
+        real = (all_slots < layout.num_tokens).nonzero().squeeze(1)
+        unpad[all_slots[real]] = real
+        return Rows(tuple(buckets), all_slots, unpad, layout.positions())
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """History and candidate counts of each row, and where they start among packed tokens."""
+
+    history_starts: Tensor
+    history_lengths: Tensor
+    candidate_starts: Tensor
+    candidate_lengths: Tensor
+    num_history_tokens: int
+    num_tokens: int
+
+    @staticmethod
+    def of(history_offsets: Tensor, candidate_offsets: Tensor | None) -> "_Layout":
+        if candidate_offsets is None:
+            candidate_offsets = torch.zeros_like(history_offsets)
+        num_history_tokens = int(history_offsets[-1])
+        return _Layout(
+            history_starts=history_offsets[:-1],
+            history_lengths=history_offsets.diff(),
+            candidate_starts=candidate_offsets[:-1] + num_history_tokens,
+            candidate_lengths=candidate_offsets.diff(),
+            num_history_tokens=num_history_tokens,
+            num_tokens=num_history_tokens + int(candidate_offsets[-1]),
+        )
+
+    @property
+    def row_lengths(self) -> Tensor:
+        return self.history_lengths + self.candidate_lengths
+
+    def positions(self) -> Tensor:
+        """(T,): 0, 1, 2, ... in each history; the history's length for each of its candidates."""
+        device = self.history_starts.device
+        history = torch.arange(self.num_history_tokens, device=device)
+        history -= self.history_starts.repeat_interleave(self.history_lengths)
+        candidates = self.history_lengths.repeat_interleave(self.candidate_lengths)
+        return torch.cat([history, candidates])
+
+    def slots(self, rows: Tensor) -> Tensor:
+        """(B, L): the packed token in each slot of `rows`, `num_tokens` where there is none."""
+        history, total = self.history_lengths[rows, None], self.row_lengths[rows, None]
+        slot = torch.arange(int(total.max()), device=rows.device)
+        from_history = self.history_starts[rows, None] + slot
+        from_candidates = self.candidate_starts[rows, None] + slot - history
+        slots = torch.where(slot < history, from_history, from_candidates)
+        return torch.where(slot < total, slots, self.num_tokens)
+
+    def allowed(self, rows: Tensor, *, bidirectional: bool) -> Tensor:
+        """(B, 1, L, L): which key each query may look at.
+
+        Padding slots may look at themselves, so that no softmax is over nothing; nobody reads them.
+        """
+        slot = torch.arange(int(self.row_lengths[rows].max()), device=rows.device)
+        query, key = slot[:, None], slot[None, :]
+        # A query past the history has every history key before it, so one rule serves both kinds.
+        sees = key < self.history_lengths[rows, None, None]
+        if not bidirectional:
+            sees = sees & (key <= query)
+        return (sees | (query == key)).unsqueeze(1)
+
+
+def _cut(lengths: Tensor, num_buckets: int) -> list[slice]:
+    """Cut rows, longest first, into runs of about equal padded size and bounded mask size."""
+    cuts: list[slice] = []
+    sizes = lengths.tolist()
+    share = -(-sum(sizes) // max(num_buckets, 1))
+    first = 0
+    tokens = 0
+    for row, length in enumerate(sizes):
+        full = tokens >= share or (row - first) * sizes[first] ** 2 >= _MAX_MASK_BYTES
+        if row > first and full:
+            cuts.append(slice(first, row))
+            first, tokens = row, 0
+        tokens += length
+    if sizes:
+        cuts.append(slice(first, len(sizes)))
+    return cuts

@@ -1,0 +1,176 @@
+"""The causal Transformer of the paper, on packed tokens (paper, section 4.1).
+
+LLaMA-style: pre-norm RMSNorm in float32, rotary positions, SwiGLU, no biases, no dropout, final
+RMSNorm; feed-forward width 3d, so that a stack holds L(13d^2 + 2d) parameters and the final norm.
+
+Legend: T packed tokens, D width, H heads, E head width, F feed-forward width, B L bucket rows
+and length.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.architecture import Architecture
+from models.rows import Rows
+
+__all__ = ["Transformer", "rotary_table"]
+
+ROTARY_BASE = 10_000.0
+NORM_EPSILON = 1e-5
+INIT_STD = 0.02
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, computed in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D), in the input's dtype."""
+        with torch.autocast(hidden_TD.device.type, enabled=False):
+            hidden = hidden_TD.float()
+            return functional.rms_norm(hidden, (hidden.shape[-1],), self.weight, NORM_EPSILON)
+
+
+class Attention(nn.Module):
+    """Multi-head attention within rows."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.num_heads = architecture.num_heads
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+        """(T, D) -> (T, D); `rotary_TE` (T, E): cosines then sines of each token's position."""
+        tokens = hidden_TD.shape[0]
+        query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
+        rotated = _rotate(query_key_value[:, :2], rotary_TE)
+        packed = torch.cat([rotated, query_key_value[:, 2:]], dim=1)
+        mixed = _attend(packed, rows)
+        return self.output(mixed.reshape(tokens, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)); gate and up are one matrix."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, inner = architecture.width, architecture.feedforward_width
+        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        gate_TF, up_TF = self.gate_up(hidden_TD).chunk(2, dim=-1)
+        return self.down(functional.silu(gate_TF) * up_TF)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(architecture.width)
+        self.attention = Attention(architecture)
+        self.feedforward_norm = RMSNorm(architecture.width)
+        self.feedforward = FeedForward(architecture)
+
+    def forward(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), rows, rotary_TE)
+        return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD))
+
+
+class Transformer(nn.Module):
+    """The stack of blocks and the final norm."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_layers))
+        self.final_norm = RMSNorm(architecture.width)
+        self.apply(init_linear)
+
+    def forward(self, hidden_TD: Tensor, rows: Rows) -> Tensor:
+        """Token vectors (T, D) in `rows` -> final hidden states (T, D), float32."""
+        rotary_TE = rotary_table(rows.positions, self.architecture.head_width)
+        for block in self.blocks:
+            hidden_TD = block(hidden_TD, rows, rotary_TE)
+        return self.final_norm(hidden_TD)
+
+
+def init_linear(module: nn.Module) -> None:
+    """N(0, 0.02) for weights of linear layers, zero for their biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def rotary_table(positions: Tensor, head_width: int) -> Tensor:
+    """Cosines and sines of rotary angles (RoFormer, equation 34) for positions (T,): (T, E)."""
+    pair = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None].float() * ROTARY_BASE ** (-pair / head_width)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _rotate(vectors: Tensor, rotary_TE: Tensor) -> Tensor:
+    """Rotate adjacent pairs of (T, 2, H, E) queries and keys by their positions' angles."""
+    cosine, sine = rotary_TE.to(vectors.dtype)[:, None, None, :].chunk(2, dim=-1)
+    even, odd = vectors[..., 0::2], vectors[..., 1::2]
+    rotated = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    return rotated.flatten(-2)
+
+
+def _attend(packed: Tensor, rows: Rows) -> Tensor:
+    """Scaled dot-product attention of (T, 3, H, E) packed tokens within their rows: (T, H, E)."""
+    slots = _Pad.apply(packed, rows.slots, rows.unpad)
+    outputs = []
+    for bucket in rows.buckets:
+        in_bucket = slots[bucket.first : bucket.last].view(bucket.num_rows, -1, *packed.shape[1:])
+        query, key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bucket.allowed, is_causal=bucket.allowed is None
+        )
+        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * L, H, E)
+    return _Unpad.apply(torch.cat(outputs), rows.slots, rows.unpad)
+
+
+class _Pad(torch.autograd.Function):
+    """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
+        ctx.save_for_backward(unpad)
+        return _with_blank(packed).index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (unpad,) = ctx.saved_tensors
+        return gradient.index_select(0, unpad), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Slots to packed tokens: the inverse of `_Pad`, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, in_slots: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return in_slots.index_select(0, unpad)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return _with_blank(gradient).index_select(0, slots), None, None
+
+
+def _with_blank(packed: Tensor) -> Tensor:
+    """One zero row behind the packed tokens: what empty slots hold."""
+    return torch.cat([packed, packed.new_zeros(1, *packed.shape[1:])])

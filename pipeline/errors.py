@@ -1,0 +1,93 @@
+"""Every error this project raises for a reason outside its own code, as one tree.
+
+    FrostrankError
+    |-- ConfigError              a setting is unknown, mistyped or contradicts another
+    |-- DataError                files a user or an earlier stage brought
+    |   |-- SchemaError          a column is missing, has the wrong type or breaks the contract
+    |   |-- SetAsideError        more rows were set aside than the threshold allows
+    |   |-- MissingDayError      a day of the asked range is not there
+    |   |-- HalfWrittenDayError  a day is there, but not whole
+    |   |-- CorruptFileError     a file cannot be read as what it claims to be
+    |   |-- DigestError          content differs from what its manifest says
+    |   `-- VocabularyError      rows were built with another vocabulary
+    |-- ExportError              a sparse export does not fit what it is transferred to
+    |-- CheckpointError          no usable checkpoint, or one of another run
+    |-- NonFiniteLossError       training met NaN or infinity
+    `-- StageError               a stage submitted to a scheduler did not succeed
+
+Catch `FrostrankError` to turn a failure into one line and an exit code; the jobs do. Each message
+names the file, row, column or setting, and what to do about it.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "CorruptFileError",
+    "DataError",
+    "DigestError",
+    "ExportError",
+    "FrostrankError",
+    "HalfWrittenDayError",
+    "MissingDayError",
+    "NonFiniteLossError",
+    "SchemaError",
+    "SetAsideError",
+    "StageError",
+    "VocabularyError",
+]
+
+
+class FrostrankError(Exception):
+    """Base of all errors that a user of the project can act on."""
+
+
+class ConfigError(FrostrankError):
+    """A setting is unknown, mistyped or contradicts another; the message has its dotted path."""
+
+
+class DataError(FrostrankError):
+    """Base of everything wrong with files that were brought or written by an earlier stage."""
+
+
+class SchemaError(DataError):
+    """A column is missing, has the wrong type, or its content breaks the data contract."""
+
+
+class SetAsideError(DataError):
+    """More rows were set aside than `source.max_set_aside_share` allows."""
+
+
+class MissingDayError(DataError):
+    """A day of the asked range does not exist."""
+
+
+class HalfWrittenDayError(DataError):
+    """A day's folder exists but was never published whole."""
+
+
+class CorruptFileError(DataError):
+    """A file cannot be read as what it claims to be (truncated Parquet, say)."""
+
+
+class DigestError(DataError):
+    """Bytes differ from the digest their manifest recorded."""
+
+
+class VocabularyError(DataError):
+    """Rows were built with a vocabulary other than the one in use."""
+
+
+class ExportError(FrostrankError):
+    """A sparse export is missing, or does not match the tables it is transferred to."""
+
+
+class CheckpointError(FrostrankError):
+    """There is no usable checkpoint, or it belongs to a run with other settings."""
+
+
+class NonFiniteLossError(FrostrankError):
+    """The loss or the gradient norm became NaN or infinite."""
+
+
+class StageError(FrostrankError):
+    """A stage submitted to a scheduler ended in anything but success."""

@@ -1,0 +1,250 @@
+"""Folders of Parquet that are visible only when whole: one per day, or one for all days.
+
+    ROOT/<kind>/day=YYYY-MM-DD/part-00000-<content>.parquet ... manifest.json
+
+Data files come first, under names that carry a digest of their content; `manifest.json`, which
+names them, comes last and atomically. Readers read manifests, never list files: a folder without
+a manifest was never published, and files that no manifest names do not exist for anybody. A rerun
+replaces the manifest in one step and then removes what the new one does not name.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+from itertools import chain, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from pipeline.digests import file_sha256, texts_digest
+from pipeline.errors import CorruptFileError, DigestError, HalfWrittenDayError, MissingDayError
+from pipeline.settings import Settings
+
+__all__ = [
+    "Contents",
+    "FileEntry",
+    "Manifest",
+    "day_folder",
+    "days_between",
+    "file_paths",
+    "find_manifest",
+    "publish",
+    "read_manifest",
+    "verify_files",
+]
+
+MANIFEST_NAME = "manifest.json"
+ROW_GROUPS_PER_FILE = 1024
+
+
+class FileEntry(Settings):
+    """One data file of a published folder."""
+
+    name: str
+    num_rows: int
+    row_group_rows: tuple[int, ...]
+    num_bytes: int
+    sha256: str
+
+
+class Contents(Settings):
+    """What a folder holds and what it was made from: a manifest without its files."""
+
+    kind: str
+    # None for a folder that is not of one day (a vocabulary, the catalogue).
+    day: date | None = None
+    counts: dict[str, int] = Field(default={})
+    # Rows of the source that are not in here: reason -> rows, and file -> reason -> rows.
+    set_aside: dict[str, int] = Field(default={})
+    set_aside_files: dict[str, dict[str, int]] = Field(default={})
+    input_digest: str = ""
+    config_digest: str = ""
+    code_version: str = ""
+    # Feature -> digest of the vocabulary its rows refer to.
+    vocabularies: dict[str, str] = Field(default={})
+
+
+class Manifest(Contents):
+    """Everything a reader may believe about a published folder."""
+
+    files: tuple[FileEntry, ...]
+    num_rows: int
+
+    @property
+    def content_digest(self) -> str:
+        """Sixteen hex digits that change when any byte of the data does."""
+        return texts_digest(entry.sha256 for entry in self.files)
+
+    def same_build(self, contents: Contents) -> bool:
+        """Whether inputs, settings and code are those of `contents`: nothing to do again."""
+        names = ("kind", "day", "input_digest", "config_digest", "code_version")
+        return all(getattr(self, name) == getattr(contents, name) for name in names)
+
+
+def day_folder(root: Path, kind: str, day: date) -> Path:
+    """ROOT/kind/day=YYYY-MM-DD."""
+    return Path(root) / kind / f"day={day.isoformat()}"
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """All days from `first` to `last`, both included."""
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def file_paths(folder: Path, manifest: Manifest) -> list[Path]:
+    """The data files that the manifest names, in its order."""
+    return [Path(folder) / entry.name for entry in manifest.files]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a published folder whose files are all there, each of its recorded size.
+
+    Raises:
+        MissingDayError: no such folder.
+        HalfWrittenDayError: no manifest, or a file it names is missing or of another size.
+        CorruptFileError: the manifest is not one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingDayError(f"{folder}: no such folder; run `prepare` for this day first")
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise HalfWrittenDayError(f"{folder}: no {MANIFEST_NAME}, so never whole; prepare it again")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise CorruptFileError(f"{path}: not a manifest of this version: {problem}") from None
+    for entry in manifest.files:
+        _check_size(folder / entry.name, entry)
+    return manifest
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    num_bytes = path.stat().st_size if path.is_file() else None
+    if num_bytes != entry.num_bytes:
+        found = "is missing" if num_bytes is None else f"has {num_bytes} bytes"
+        raise HalfWrittenDayError(
+            f"{path}: {found}, the manifest says {entry.num_bytes} bytes; prepare the day again"
+        )
+
+
+def find_manifest(folder: Path) -> Manifest | None:
+    """Like `read_manifest`, but None where nothing whole is published."""
+    try:
+        return read_manifest(folder)
+    except (MissingDayError, HalfWrittenDayError, CorruptFileError):
+        return None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Read every file and compare its digest.
+
+    Raises:
+        DigestError: the bytes of a file, which it names, are not those that were published.
+    """
+    for path, entry in zip(file_paths(folder, manifest), manifest.files, strict=True):
+        found = file_sha256(path)
+        if found != entry.sha256:
+            raise DigestError(
+                f"{path}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; "
+                "the file was changed after it was published; prepare the day again"
+            )
+
+
+def publish(
+    folder: Path,
+    contents: Contents,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    row_group_rows: int = 1024,
+) -> Manifest:
+    """Write the batches' rows, in their order, and make them visible in one step.
+
+    Row groups have exactly `row_group_rows` rows, the last one of the folder may have fewer: they
+    are the unit in which readers shuffle and share out rows. No rows, no files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = _row_groups(batches, schema, row_group_rows)
+    entries: list[FileEntry] = []
+    while (first := next(groups, None)) is not None:
+        rest = islice(groups, ROW_GROUPS_PER_FILE - 1)
+        entries.append(_write_file(folder, len(entries), schema, chain([first], rest)))
+    num_rows = sum(entry.num_rows for entry in entries)
+    manifest = Manifest(**dict(contents), files=tuple(entries), num_rows=num_rows)
+    _write_manifest(folder, manifest)
+    _remove_unnamed(folder, manifest)
+    return manifest
+
+
+def _row_groups(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, num_rows: int
+) -> Iterator[pa.Table]:
+    """Cut the stream into tables of `num_rows` rows, in the schema's columns and types."""
+    waiting: list[pa.RecordBatch] = []
+    missing = num_rows
+    for batch in batches:
+        taken = 0
+        while taken < batch.num_rows:
+            waiting.append(batch.slice(taken, missing))
+            taken += waiting[-1].num_rows
+            missing -= waiting[-1].num_rows
+            if not missing:
+                yield pa.Table.from_batches(waiting).select(schema.names).cast(schema)
+                waiting, missing = [], num_rows
+    if waiting:
+        yield pa.Table.from_batches(waiting).select(schema.names).cast(schema)
+
+
+def _write_file(
+    folder: Path, number: int, schema: pa.Schema, groups: Iterable[pa.Table]
+) -> FileEntry:
+    """Write one Parquet file under a temporary name, then name it after its content."""
+    written = folder / f".writing-{number:05d}"
+    row_group_rows: list[int] = []
+    with pq.ParquetWriter(written, schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group.combine_chunks(), row_group_size=group.num_rows)
+            row_group_rows.append(group.num_rows)
+    sha256 = file_sha256(written)
+    name = f"part-{number:05d}-{sha256[:12]}.parquet"
+    _sync(written)
+    num_bytes = written.stat().st_size
+    written.replace(folder / name)
+    return FileEntry(
+        name=name,
+        num_rows=sum(row_group_rows),
+        row_group_rows=tuple(row_group_rows),
+        num_bytes=num_bytes,
+        sha256=sha256,
+    )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    written = folder / f".writing-{MANIFEST_NAME}"
+    written.write_text(manifest.model_dump_json(indent=1) + "\n")
+    _sync(written)
+    # The data files' names must be on disk before the manifest that promises them.
+    _sync(folder)
+    written.replace(folder / MANIFEST_NAME)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Remove files of earlier or interrupted builds."""
+    named = {MANIFEST_NAME, *(entry.name for entry in manifest.files)}
+    for path in folder.iterdir():
+        if path.name not in named:
+            path.unlink()

@@ -1,0 +1,148 @@
+"""The data contracts: which columns events, sequences and requests have, and of which type.
+
+    events/day=D/      one row an event                 what the user brings
+    sequences/day=D/   one row a subsequence of clicks   what pretraining reads
+    requests/day=D/    one row a request                 what ranking reads
+
+Ids in sequences and requests are rows of embedding tables; row 0 is "unknown". Which features
+exist is the user's schema, declared under `[[features]]` in the config: role "item" for what
+describes an item (the first one is always `item_id`), role "context" for what describes a
+request. `docs/contracts.md` shows one example of each file.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipeline.errors import ConfigError
+from pipeline.settings import Settings
+
+__all__ = [
+    "UNKNOWN_ROW",
+    "DaySettings",
+    "FeatureSettings",
+    "check_features",
+    "context_features",
+    "item_features",
+    "requests_schema",
+    "sequences_schema",
+]
+
+UNKNOWN_ROW = 0
+
+TIME = pa.timestamp("us", tz="UTC")
+ROWS = pa.list_(pa.int64())
+
+RESERVED_NAMES = ("user_id", "event_time", "action", "request_id", "request_time", "day", "count")
+RESERVED_PREFIXES = ("history_", "candidate_", "label_")
+
+
+class FeatureSettings(Settings):
+    """One categorical feature; it has one vocabulary and one embedding table of the same name."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    role: Literal["item", "context"] = "item"
+    # The type its raw values have in the events.
+    dtype: Literal["int64", "string"] = "string"
+    # Values seen less often in the training days share row 0.
+    min_count: int = Field(default=1, ge=1)
+    # For examples whose ids are rows already: the table's number of rows, row 0 included.
+    num_rows: int | None = Field(default=None, ge=2)
+
+
+class DaySettings(Settings):
+    """Inclusive day ranges, first and last. Validation and test come after all training days."""
+
+    pretraining: tuple[date, date]
+    ranking: tuple[date, date]
+    validation: tuple[date, date]
+    test: tuple[date, date]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "DaySettings":
+        for name in ("pretraining", "ranking", "validation", "test"):
+            first, last = getattr(self, name)
+            if first > last:
+                raise ValueError(f"days.{name}: first day {first} is after last day {last}")
+        if self.training[1] >= self.validation[0]:
+            raise ValueError(
+                f"days.validation starts {self.validation[0]}, but training days run to "
+                f"{self.training[1]}; nothing of validation may reach training"
+            )
+        if self.validation[1] >= self.test[0]:
+            raise ValueError(
+                f"days.test starts {self.test[0]}, but validation runs to {self.validation[1]}"
+            )
+        return self
+
+    @property
+    def training(self) -> tuple[date, date]:
+        """From the first to the last day that any training or vocabulary may see."""
+        return min(self.pretraining[0], self.ranking[0]), max(self.pretraining[1], self.ranking[1])
+
+
+def check_features(features: Sequence[FeatureSettings]) -> None:
+    """Raise ConfigError unless the features fit the contract: item_id first, names distinct."""
+    names = [feature.name for feature in features]
+    if not names or names[0] != "item_id" or features[0].role != "item":
+        raise ConfigError("features: the first one must have name = 'item_id' and role = 'item'")
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ConfigError(f"features.{number}.name: {name!r} is there twice")
+        if name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
+            raise ConfigError(
+                f"features.{number}.name: {name!r} is a column of the contract; give the feature "
+                "another name and map it to the file's column in source.columns"
+            )
+
+
+def item_features(features: Sequence[FeatureSettings]) -> list[str]:
+    """Names of the features that describe an item, `item_id` first."""
+    return [feature.name for feature in features if feature.role == "item"]
+
+
+def context_features(features: Sequence[FeatureSettings]) -> list[str]:
+    """Names of the features that describe a request."""
+    return [feature.name for feature in features if feature.role == "context"]
+
+
+def sequences_schema(features: Sequence[FeatureSettings]) -> pa.Schema:
+    """One row a subsequence of one user's clicks, oldest first; all lists have one length.
+
+    user_id string; event_time list of times; action list of strings; for each item feature F
+    a list of rows, named F.
+    """
+    return pa.schema(
+        [
+            pa.field("user_id", pa.string(), nullable=False),
+            pa.field("event_time", pa.list_(TIME), nullable=False),
+            pa.field("action", pa.list_(pa.string()), nullable=False),
+            *(pa.field(name, ROWS, nullable=False) for name in item_features(features)),
+        ]
+    )
+
+
+def requests_schema(features: Sequence[FeatureSettings], tasks: Sequence[str]) -> pa.Schema:
+    """One row a request: the history once, the candidates with their labels as lists.
+
+    request_id, user_id strings; request_time; for each item feature F `history_F` (the user's
+    actions strictly before request_time, oldest first) and `candidate_F`; `history_time`;
+    `label_T` for each task T (0, 1, or null where the task does not apply to the candidate); for
+    each context feature its row. Histories may be empty.
+    """
+    names = item_features(features)
+    return pa.schema(
+        [
+            pa.field("request_id", pa.string(), nullable=False),
+            pa.field("user_id", pa.string(), nullable=False),
+            pa.field("request_time", TIME, nullable=False),
+            pa.field("history_time", pa.list_(TIME), nullable=False),
+            *(pa.field(f"history_{name}", ROWS, nullable=False) for name in names),
+            *(pa.field(f"candidate_{name}", ROWS, nullable=False) for name in names),
+            *(pa.field(f"label_{task}", pa.list_(pa.int8()), nullable=False) for task in tasks),
+            *(pa.field(name, pa.int64(), nullable=False) for name in context_features(features)),
+        ]
+    )

@@ -1,0 +1,103 @@
+"""Strict settings: TOML into frozen pydantic models, dotted overrides, errors with full paths.
+
+Each room declares the settings of its own parts beside them, as children of `Settings`; a
+component receives its own settings, never the whole file. `jobs.settings` joins them.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError
+
+__all__ = ["Settings", "load_settings", "settings_digest"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys forbidden, no silent coercion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
+    """Read a TOML file into `kind`, after applying overrides of the form `a.b=c`.
+
+    The right side of an override is read as a TOML value, and as a plain string where it is none
+    (`data.root=/tmp/x` needs no quotes).
+
+    Raises:
+        ConfigError: no such file, bad TOML, unknown or mistyped setting (with its dotted path).
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(kind, problem) for problem in error.errors()]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r}: expected a.b=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for depth, key in enumerate(keys[:-1], start=1):
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is not a section")
+    values[keys[-1]] = value
+
+
+def _explain(kind: type[Settings], problem: Any) -> str:
+    """One sentence for one pydantic problem: dotted path, what is wrong, what is known there."""
+    location: tuple[str | int, ...] = problem["loc"]
+    path = ".".join(str(part) for part in location) or "the file as a whole"
+    if problem["type"] == "extra_forbidden":
+        owner = _model_at(kind, location[:-1])
+        known = ", ".join(sorted(owner.model_fields)) if owner else "none"
+        return f"{path}: unknown setting; known: {known}"
+    if problem["type"] == "missing":
+        return f"{path}: required setting is missing"
+    got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _model_at(kind: type[Settings], location: Sequence[str | int]) -> type[Settings] | None:
+    """The settings class that owns the keys at `location`, through lists and unions."""
+    found: type[Settings] | None = kind
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = found.model_fields.get(part) if found else None
+        found = _settings_in(field.annotation) if field else None
+    return found
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    inner = (_settings_in(argument) for argument in get_args(annotation))
+    return next((found for found in inner if found), None)
+
+
+def settings_digest(settings: Settings) -> str:
+    """Sixteen hex digits that name the resolved settings; equal settings, equal digest."""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]

@@ -1,0 +1,137 @@
+import pytest
+import torch
+import torch.distributed as dist
+
+from embeddings.sharding import describe_plan
+from embeddings.tables import EmbeddingSettings, EmbeddingTables
+from pipeline.errors import ConfigError
+from tests.distributed import run_distributed
+from tests.embeddings.small_model import (
+    CPU,
+    META,
+    RATES,
+    SPECS,
+    SmallModel,
+    batches,
+    plain_model,
+    shard,
+    sharded_model,
+    train,
+    whole_tables,
+)
+
+CASES = {
+    "table_wise": EmbeddingSettings(),
+    "column_wise": EmbeddingSettings(
+        optimizer="adagrad", sharding={"item_id": "column_wise", "type": "table_column_wise"}
+    ),
+    "data_parallel": EmbeddingSettings(optimizer="adamw"),
+}
+
+
+def reference_training(settings: EmbeddingSettings) -> tuple[list[float], dict]:
+    """One process, nothing sharded, the optimizers written out."""
+    model = plain_model(settings)
+    weights = {
+        name: dict(model.tables.trainable.named_parameters())[f"embedding_bags.table_{name}.weight"]
+        for name in model.tables.specs
+    }
+    dense = [*model.linear.parameters()]
+    if settings.optimizer == "adamw":
+        dense += weights.values()
+    optimizer = torch.optim.AdamW(dense, lr=0.01)
+    sums = dict.fromkeys(weights, 0.0)
+    losses = []
+    for rate, ids in zip(RATES, batches(3), strict=True):
+        model.zero_grad()
+        loss = model(ids)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if settings.optimizer == "adamw":
+            continue
+        with torch.no_grad():
+            for name, weight in weights.items():
+                squares = weight.grad.square()
+                if settings.optimizer == "rowwise_adagrad":
+                    squares = squares.mean(dim=1, keepdim=True)
+                sums[name] = sums[name] + squares
+                weight.sub_(rate * weight.grad / (sums[name].sqrt() + settings.eps))
+    return losses, whole_tables(model)
+
+
+def train_sharded(settings: EmbeddingSettings) -> tuple[list[float], dict]:
+    model = sharded_model(settings)
+    assert whole_tables(model) == whole_tables(plain_model(settings))
+    return train(model), whole_tables(model)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_sharded_training_equals_one_plain_process(case, world_size):
+    losses, tables = reference_training(CASES[case])
+    for found_losses, found_tables in run_distributed(train_sharded, world_size, CASES[case]):
+        assert found_losses == pytest.approx(losses, rel=1e-5)
+        for name, rows in tables.items():
+            torch.testing.assert_close(
+                torch.tensor(found_tables[name]), torch.tensor(rows), rtol=1e-4, atol=1e-6
+            )
+
+
+def count_ids_looked_up() -> list[tuple[int, int]]:
+    """(ids the collection was given, distinct ids in the batch) of two lookups."""
+    model = sharded_model(EmbeddingSettings())
+    given: list[int] = []
+    model.module.tables.trainable.register_forward_pre_hook(
+        lambda module, arguments: given.append(arguments[0].values().numel())
+    )
+    wanted = []
+    for ids in batches(2):
+        model(ids)
+        wanted.append(sum(len(set(table.tolist())) for table in ids.values()))
+    return list(zip(given, wanted, strict=True))
+
+
+def test_every_distinct_id_is_looked_up_once():
+    for rank in run_distributed(count_ids_looked_up, 2):
+        assert all(given == wanted for given, wanted in rank)
+
+
+def plan_lines() -> list[str]:
+    settings = EmbeddingSettings(
+        optimizer="adagrad", sharding={"item_id": "column_wise", "department": "data_parallel"}
+    )
+    model = sharded_model(settings, frozen=["department"])
+    return describe_plan(model.plan, model.module.tables)
+
+
+def test_plan_says_where_every_table_is():
+    lines = run_distributed(plan_lines, 2)[0]
+    assert lines[0] == (
+        "table department: 7 x 8, replicated, frozen; bytes: rank 0 224, rank 1 224"
+    )
+    assert lines[1] == (
+        "table item_id: 70000 x 8, column_wise (fused); bytes: rank 0 1,120,000, rank 1 1,120,000"
+    )
+    assert lines[2].startswith("table type: 40 x 8, table_wise (fused); bytes: rank ")
+
+
+def shard_with(settings: EmbeddingSettings) -> str:
+    assert dist.is_initialized()
+    try:
+        shard(SmallModel(EmbeddingTables(SPECS, settings, device=META)), CPU)
+    except ConfigError as error:
+        return str(error)
+    return "no error"
+
+
+def test_row_wise_is_refused_on_cpu():
+    settings = EmbeddingSettings(sharding={"item_id": "row_wise"})
+    message = run_distributed(shard_with, 1, settings)[0]
+    assert message.startswith("embeddings.sharding.item_id: row_wise needs CUDA")
+
+
+def test_tables_that_do_not_fit_the_memory_are_refused():
+    settings = EmbeddingSettings(memory_per_rank_bytes=100_000)
+    for message in run_distributed(shard_with, 2, settings):
+        assert "no placement of the tables fits; raise memory_per_rank_bytes" in message

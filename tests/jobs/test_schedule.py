@@ -1,0 +1,16 @@
+import pytest
+
+from jobs.schedule import learning_rate_factor
+
+
+def test_warms_up_linearly_then_falls_to_a_tenth():
+    factors = [learning_rate_factor(s, warmup_steps=10, total_steps=110) for s in range(110)]
+    assert factors[:10] == pytest.approx([0.1 * s for s in range(1, 11)])
+    assert factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.55)  # half way down the cosine
+    assert factors[-1] == pytest.approx(0.1, abs=1e-3)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_never_below_a_tenth_after_the_end():
+    assert learning_rate_factor(500, warmup_steps=0, total_steps=100) == pytest.approx(0.1)

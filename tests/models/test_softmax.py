@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from models.softmax import SoftmaxTargets, softmax_loss
+
+U, M, D, TEMPERATURE = 30, 17, 8, 0.05
+
+
+def inputs():
+    torch.manual_seed(1)
+    hidden = torch.randn(M, D, requires_grad=True)
+    vectors = torch.randn(U, D, requires_grad=True)
+    return hidden, vectors, torch.randint(0, U, (M,)), torch.rand(M)
+
+
+def check(loss, expected, hidden, vectors):
+    torch.testing.assert_close(loss, expected)
+    for wanted in (hidden, vectors):
+        actual = torch.autograd.grad(loss, wanted, retain_graph=True)[0]
+        reference = torch.autograd.grad(expected, wanted, retain_graph=True)[0]
+        torch.testing.assert_close(actual, reference, atol=1e-4, rtol=1e-4)
+
+
+def scores(hidden, vectors):
+    return functional.normalize(hidden, dim=-1) @ functional.normalize(vectors, dim=-1).T / 0.05
+
+
+def test_all_rows_as_negatives_is_the_full_softmax():
+    hidden, vectors, target, weight = inputs()
+    targets = SoftmaxTargets(target, weight, torch.arange(U)[None], (0, M))
+    loss = softmax_loss(hidden, vectors, targets, TEMPERATURE)
+    each = functional.cross_entropy(scores(hidden, vectors), target, reduction="none")
+    check(loss, (each * weight).sum(), hidden, vectors)
+
+
+@pytest.mark.parametrize("offsets", [(0, M), (0, 5, 5, M)])
+def test_sampled_equals_the_equation(offsets, monkeypatch):
+    monkeypatch.setattr("models.softmax._MAX_BLOCK", 3 * 40)  # several blocks a group
+    hidden, vectors, target, weight = inputs()
+    negatives = torch.randint(0, U, (len(offsets) - 1, 40))  # many accidental hits
+    targets = SoftmaxTargets(target, weight, negatives, offsets)
+    loss = softmax_loss(hidden, vectors, targets, TEMPERATURE)
+
+    expected = torch.zeros(())
+    all_scores = scores(hidden, vectors)
+    for group, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        for m in range(first, last):
+            others = negatives[group][negatives[group] != target[m]]
+            against = torch.cat([all_scores[m, target[m]][None], all_scores[m, others]])
+            expected = expected + weight[m] * (against.logsumexp(0) - against[0])
+    check(loss, expected, hidden, vectors)
+
+
+def test_weight_zero_teaches_nothing():
+    hidden, vectors, target, _ = inputs()
+    targets = SoftmaxTargets(target, torch.zeros(M), torch.arange(U)[None], (0, M))
+    loss = softmax_loss(hidden, vectors, targets, TEMPERATURE)
+    loss.backward()
+    assert loss == 0
+    assert not hidden.grad.any()
+    assert not vectors.grad.any()
