@@ -66,9 +66,7 @@ def find_baskets(
 
 def _request_id(events: Table) -> StringValue:
     """The event's own request_id, or one made of user and time."""
-    time = events.event_time
-    seconds = time.epoch_seconds().cast("string")
-    made = events.user_id.concat("@", seconds, ".", time.microsecond().cast("string"))
+    made = events.user_id.concat("@", events.event_time.strftime("%Y%m%d%H%M%S.%f"))
     return ibis.coalesce(events.request_id, made)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import ibis
 import pyarrow as pa
-from ibis.expr.types import BooleanValue, Column, StringValue, Value
+from ibis.expr.types import BooleanValue, Column, FloatingValue, StringValue, Value
 
 __all__ = ["Kind", "int64_value", "is_readable", "string_value", "time_value", "typed_value"]
 
@@ -68,11 +68,18 @@ def int64_value(column: Column) -> tuple[Value, BooleanValue]:
         present = column.strip().nullif("")
         value = _int_of_text(present)
         return value, present.notnull() & value.isnull()
-    number = column.cast("float64")
-    present = number.nullif(float("nan"))
+    present = _without_nan(column.cast("float64"))
     whole = (present == present.floor()) & (present.abs() <= MAX_FLOAT_INT)
     value = ibis.ifelse(whole, present, ibis.null("float64")).cast("int64")
     return value, present.notnull() & value.isnull()
+
+
+def _without_nan(number: FloatingValue) -> FloatingValue:
+    """Null in place of NaN, which is how pandas writes null.
+
+    Not `nullif`: DuckDB decides comparisons by a file's minimum and maximum, which leave out NaN.
+    """
+    return ibis.ifelse(number.isnan(), ibis.null("float64"), number)
 
 
 def _int_of_text(text: StringValue) -> Value:
@@ -102,7 +109,7 @@ def _time_of_number(column: Column, unit: str) -> Value:
     scale = UNIT_US[unit]
     last = LAST_SECOND * (1_000_000 // scale)
     if column.type().is_floating():
-        present = column.cast("float64").nullif(float("nan"))
+        present = _without_nan(column.cast("float64"))
         number = (present.clip(0, last) * scale).round().cast("int64")
     else:
         number = column.clip(0, last).cast("int64") * scale

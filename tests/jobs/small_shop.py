@@ -57,9 +57,9 @@ num_negatives = 32
 full_softmax_rows = 50
 
 [pretraining.training]
-epochs = 2
+epochs = 6
 batch_size = 16
-learning_rate = 5e-3
+learning_rate = 1e-2
 warmup_steps = 4
 log_every_steps = 4
 checkpoint_every_steps = 5
@@ -70,9 +70,9 @@ transfer_tables = ["item_id", "category"]
 evaluations_per_epoch = 2
 
 [ranking.training]
-epochs = 2
+epochs = 4
 batch_size = 32
-learning_rate = 5e-3
+learning_rate = 1e-2
 warmup_steps = 4
 log_every_steps = 4
 checkpoint_every_steps = 7

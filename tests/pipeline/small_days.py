@@ -57,13 +57,13 @@ def write_day(folder: Path, day: date, rows, name="part-0.parquet", **columns) -
 
 
 def shop_days(folder: Path, num_users=5, per_day=2, first=FIRST, num_days=6):
-    """Every user buys a basket of `per_day` items on every day, each item new to the user."""
+    """Every user buys a basket of `per_day` items a day, the same again after four days."""
     for number in range(num_days):
         day = first + timedelta(days=number)
         rows = [
             event(
                 f"user-{user}",
-                100 * number + 10 * user + place,
+                100 * (number % 4) + 10 * user + place,
                 at(day, 9 + user),
                 request=f"basket-{user}-{number}",
                 department=f"department-{place}",
