@@ -42,9 +42,7 @@ def pretrain(
     return _app("pretrain", config, overrides, j=j, image=image, resume=resume)
 
 
-def export(
-    config: str, *overrides: str, j: str = "1x2", image: str = "frostrank"
-) -> specs.AppDef:
+def export(config: str, *overrides: str, j: str = "1x2", image: str = "frostrank") -> specs.AppDef:
     """Tables and dense layers of a pretraining checkpoint to the sparse export.
 
     Args:
@@ -100,5 +98,10 @@ def _app(
     if resume:
         arguments.append("--resume")
     return dist.ddp(
-        *arguments, m=f"jobs.{verb}", name=f"frostrank/{verb}", j=j, image=image, env=dict(_ENVIRONMENT)
+        *arguments,
+        m=f"jobs.{verb}",
+        name=f"frostrank/{verb}",
+        j=j,
+        image=image,
+        env=dict(_ENVIRONMENT),
     )

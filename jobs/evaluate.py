@@ -22,7 +22,8 @@ from jobs.report import RunRecord, format_table, load_run, write_report
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
-from jobs.training import make_reader
+from jobs.training import requests_reader
+from pipeline.batches import RankingBatch
 from pipeline.errors import CheckpointError
 from pipeline.partitions import days_between
 from pipeline.reader import Reader
@@ -48,9 +49,7 @@ def evaluate(arguments: Arguments) -> None:
         names = settings.item_features + settings.context_features
         specs = settings.table_specs(names, settings.ranking.architecture)
         readers = {
-            split: make_reader(
-                settings, world, split, specs, batch_size=settings.evaluation.batch_size
-            )
+            split: requests_reader(settings, world, specs, split)
             for split in ("validation", "test")
         }
         runs = [_evaluate(settings, strategy, specs, readers, world) for strategy in trained]
@@ -62,7 +61,7 @@ def _evaluate(
     settings: JobSettings,
     strategy: Strategy,
     specs: list[TableSpec],
-    readers: dict[str, Reader],
+    readers: dict[str, Reader[RankingBatch]],
     world: World,
 ) -> RunRecord:
     """A strategy's record with the metrics of its best checkpoint on each split."""

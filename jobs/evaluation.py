@@ -5,13 +5,14 @@ from torch import nn
 
 from jobs.distributed import World
 from jobs.metrics import RankingMetrics, RankingResult
+from pipeline.batches import RankingBatch
 from pipeline.reader import Reader
 
 __all__ = ["evaluate_model"]
 
 
 def evaluate_model(
-    model: nn.Module, reader: Reader, world: World, precision: str = "fp32"
+    model: nn.Module, reader: Reader[RankingBatch], world: World, precision: str = "fp32"
 ) -> RankingResult:
     """Metrics of `model` over every row of `reader`, the same on all ranks; leaves it training."""
     metrics = RankingMetrics()

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,7 +25,7 @@ class ProgressHook:
 
     def __init__(self, run: RunFolder, title: str) -> None:
         self._run, self._title = run, title
-        self._bar: tqdm | None = None
+        self._bar: tqdm[Any] | None = None
         self._written_s = self._printed_s = time.monotonic()
 
     def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
@@ -45,10 +46,13 @@ class ProgressHook:
             self._bar.close()
         if self._bar.disable and (finished or now - self._printed_s > _PLAIN_PERIOD_S):
             self._printed_s = now
-            print(f"{self._title}: step {loop.progress.step} of {loop.total_steps}, "
-                  f"epoch {loop.epoch_fraction:.2f}, loss {report.loss:.4f}", flush=True)
+            print(
+                f"{self._title}: step {loop.progress.step} of {loop.total_steps}, "
+                f"epoch {loop.epoch_fraction:.2f}, loss {report.loss:.4f}",
+                flush=True,
+            )
 
-    def _new_bar(self, loop: TrainingLoop) -> tqdm:
+    def _new_bar(self, loop: TrainingLoop) -> tqdm[Any]:
         return tqdm(
             total=loop.total_steps,
             initial=loop.progress.step - 1,
@@ -165,4 +169,3 @@ class CheckpointHook:
         del report
         if loop.progress.step % self._every_steps == 0 or loop.progress.step == loop.total_steps:
             self._checkpoints.save(loop.progress)
-

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torchx.runner import Runner
 from torchx.specs import AppState
@@ -36,6 +37,9 @@ def run_stage(
     """Run `jobs.<verb>` on local_cwd to its end; returns its seconds.
 
     Args:
+        runner: the torchx Runner.
+        verb: a component of jobs/components.py.
+        title: what the stage is called on the screen.
         arguments: of the component: --config FILE, -j NxM, then overrides a.b=value.
         log_folder: where the scheduler keeps the stage's output.
         progress: the stage's progress.json, if it writes one.
@@ -82,14 +86,14 @@ def _watch(runner: Runner, app: str, title: str, progress: Path | None) -> AppSt
         time.sleep(_POLL_S)
 
 
-def _read(progress: Path | None) -> dict | None:
+def _read(progress: Path | None) -> dict[str, Any] | None:
     if progress is None or not progress.exists():
         return None
     return json.loads(progress.read_text())
 
 
 def _bar(title: str) -> Callable[[int, int, float], None]:
-    bar: tqdm | None = None
+    bar: tqdm[Any] | None = None
 
     def show(step: int, total: int, loss: float) -> None:
         nonlocal bar

@@ -67,7 +67,7 @@ class TrainingLoop:
         model: nn.Module,
         forward: Callable[[Any, int], LossSums],
         optimizer: torch.optim.Optimizer,
-        reader: Reader,
+        reader: Reader[Any],
         settings: TrainingSettings,
         hooks: Sequence[Hook],
     ) -> None:

@@ -7,6 +7,7 @@ A rerun makes only what changed.
 """
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ def _prepare(arguments: Arguments) -> None:
 
 def prepare_all(settings: JobSettings) -> PrepareReport:
     """Bring everything under the root up to date, with a bar a step on a terminal."""
-    bars: dict[str, tqdm] = {}
+    bars: dict[str, tqdm[Any]] = {}
 
     def show(step: str, done: int, total: int) -> None:
         if step not in bars:

@@ -18,7 +18,7 @@ from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
-from jobs.training import TrainingRun, build_seeded, make_reader, take_in_examples
+from jobs.training import TrainingRun, build_seeded, sequences_reader, take_in_examples
 from models.generative import GenerativeModel
 
 __all__ = ["build_generative_model", "main", "pretrain"]
@@ -37,14 +37,7 @@ def pretrain(arguments: Arguments) -> None:
     with join_world() as world:
         take_in_examples(settings, world)
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
-        reader = make_reader(
-            settings,
-            world,
-            "pretraining",
-            specs,
-            batch_size=training.batch_size,
-            seed=training.seed,
-        )
+        reader = sequences_reader(settings, world, specs)
         model = build_generative_model(settings, specs, world)
         initialize(model, training.seed)
         folder = RunFolder(settings.pretraining_folder)

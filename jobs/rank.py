@@ -17,8 +17,7 @@ from jobs.evaluation import evaluate_model
 from jobs.hooks import ValidationHook
 from jobs.ranker import build_ranking_model, fill_from_export, prove_frozen_unchanged
 from jobs.runs import RunFolder, write_json
-from jobs.settings import JobSettings
-from jobs.training import TrainingRun, make_reader, take_in_examples
+from jobs.training import TrainingRun, requests_reader, take_in_examples
 from models.losses import LossSums
 from pipeline.batches import RankingBatch
 
@@ -40,12 +39,8 @@ def rank(arguments: Arguments) -> None:
         names = settings.item_features + settings.context_features
         specs = settings.table_specs(names, ranking.architecture)
         training = ranking.training
-        reader = make_reader(
-            settings, world, "ranking", specs, batch_size=training.batch_size, seed=training.seed
-        )
-        validation = make_reader(
-            settings, world, "validation", specs, batch_size=settings.evaluation.batch_size
-        )
+        reader = requests_reader(settings, world, specs, "ranking")
+        validation = requests_reader(settings, world, specs, "validation")
         model = build_ranking_model(settings, specs, ranking.strategy, world)
         transferred = fill_from_export(model, settings, ranking.strategy)
         folder = RunFolder(settings.ranking_folder(ranking.strategy))

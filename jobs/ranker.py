@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from embeddings.freezing import check_frozen, prove_unchanged
 from embeddings.initialization import initialize
 from embeddings.sharding import shard
 from embeddings.tables import EmbeddingTables, TableSpec
-from embeddings.freezing import check_frozen, prove_unchanged
 from embeddings.transfer import transfer
 from jobs.dense import load_dense
 from jobs.distributed import World
@@ -19,7 +19,13 @@ from jobs.training import build_seeded
 from models.ranking import RankingModel
 from pipeline.errors import ExportError
 
-__all__ = ["build_ranking_model", "fill_from_export", "fill_frozen", "frozen_tables", "prove_frozen_unchanged"]
+__all__ = [
+    "build_ranking_model",
+    "fill_from_export",
+    "fill_frozen",
+    "frozen_tables",
+    "prove_frozen_unchanged",
+]
 
 
 def frozen_tables(settings: JobSettings, strategy: Strategy) -> tuple[str, ...]:

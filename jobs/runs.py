@@ -1,8 +1,8 @@
 """A run's folder: its resolved config, metrics as it goes, result, and checkpoints.
 
-    config.json      every setting, as resolved          progress.json   where it is, for watchers
-    metrics.jsonl    one JSON object a line, in order    result.json     what came out, at the end
-    checkpoints/     see jobs.checkpoints
+config.json      every setting, as resolved          progress.json   where it is, for watchers
+metrics.jsonl    one JSON object a line, in order    result.json     what came out, at the end
+checkpoints/     see jobs.checkpoints
 """
 
 import json
@@ -103,4 +103,3 @@ def _check_same(before: Any, now: Any, config: Path, at: str = "") -> None:
             f"{config}: this run was started with {at} = {before!r}, now it is {now!r}; "
             "set it back to resume, or start over without --resume"
         )
-

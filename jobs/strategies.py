@@ -1,11 +1,11 @@
 """The five ways to bridge pretraining and ranking (paper, table 2).
 
-            tables                       dense layers
-    NT      random                       random
-    FT      from pretraining             from pretraining
-    ST      from pretraining             random
-    FT&SF   from pretraining, frozen     from pretraining
-    ST&SF   from pretraining, frozen     random
+        tables                       dense layers
+NT      random                       random
+FT      from pretraining             from pretraining
+ST      from pretraining             random
+FT&SF   from pretraining, frozen     from pretraining
+ST&SF   from pretraining, frozen     random
 """
 
 from enum import Enum

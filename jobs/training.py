@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,11 +19,21 @@ from jobs.prepare import prepare_all
 from jobs.runs import RunFolder
 from jobs.settings import JobSettings, TrainingSettings
 from models.losses import LossSums
+from pipeline.batches import RankingBatch, SequenceBatch
 from pipeline.errors import DataError
 from pipeline.partitions import day_folder, days_between, read_manifest, verify_files
-from pipeline.reader import Reader, ReaderSettings, Requests, Sequences
+from pipeline.reader import Examples, Reader, ReaderSettings, Requests, Sequences
+from pipeline.schema import FeatureSettings
 
-__all__ = ["TrainingRun", "build_seeded", "make_reader", "take_in_examples"]
+__all__ = [
+    "TrainingRun",
+    "build_seeded",
+    "requests_reader",
+    "sequences_reader",
+    "take_in_examples",
+]
+
+B = TypeVar("B", SequenceBatch, RankingBatch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,37 +127,68 @@ def build_seeded(build: Callable[[], nn.Module], seed: int, device: torch.device
     return model
 
 
-def make_reader(
-    settings: JobSettings,
-    world: World,
-    split: str,
-    specs: Sequence[TableSpec],
-    *,
-    batch_size: int,
-    seed: int | None = None,
-) -> Reader[Any]:
-    """The examples of a split of the days; shuffled by `seed`, in file order without one.
+def sequences_reader(
+    settings: JobSettings, world: World, specs: Sequence[TableSpec]
+) -> Reader[SequenceBatch]:
+    """The pretraining days' sequences, shuffled.
 
     Raises:
         DataError: days that are missing, half written, changed since they were published, built
             with another vocabulary, or without any row.
     """
-    kind = "sequences" if split == "pretraining" else "requests"
-    days = days_between(*getattr(settings.days, split))
-    if world.is_first and settings.reader.verify:
-        _verify(settings.data.root, kind, days)
-    names = [spec.name for spec in specs]
-    common = {
-        "root": settings.data.root,
-        "days": days,
-        "features": [feature for feature in settings.features if feature.name in names],
-        "vocabularies": {spec.name: spec.vocabulary_digest for spec in specs},
-    }
-    examples = (
-        Sequences(**common)
-        if kind == "sequences"
-        else Requests(**common, task=settings.requests.task)
+    training = settings.pretraining.training
+    days = _checked_days(settings, world, "sequences", settings.days.pretraining)
+    examples = Sequences(
+        root=settings.data.root,
+        days=days,
+        features=_features_of(settings, specs),
+        vocabularies={spec.name: spec.vocabulary_digest for spec in specs},
     )
+    return _reader(examples, settings, world, training.batch_size, training.seed)
+
+
+def requests_reader(
+    settings: JobSettings, world: World, specs: Sequence[TableSpec], split: str
+) -> Reader[RankingBatch]:
+    """The requests of the ranking days, shuffled, or of the validation or test days, as they are.
+
+    Raises:
+        DataError: as `sequences_reader`.
+    """
+    days = _checked_days(settings, world, "requests", getattr(settings.days, split))
+    examples = Requests(
+        root=settings.data.root,
+        days=days,
+        features=_features_of(settings, specs),
+        vocabularies={spec.name: spec.vocabulary_digest for spec in specs},
+        task=settings.requests.task,
+    )
+    if split == "ranking":
+        training = settings.ranking.training
+        return _reader(examples, settings, world, training.batch_size, training.seed)
+    return _reader(examples, settings, world, settings.evaluation.batch_size, None)
+
+
+def _features_of(settings: JobSettings, specs: Sequence[TableSpec]) -> tuple[FeatureSettings, ...]:
+    names = {spec.name for spec in specs}
+    return tuple(feature for feature in settings.features if feature.name in names)
+
+
+def _checked_days(
+    settings: JobSettings, world: World, kind: str, days: tuple[date, date]
+) -> list[date]:
+    """All days of a range; rank 0 compares their files with the manifests' digests."""
+    every = days_between(*days)
+    if world.is_first and settings.reader.verify:
+        for day in every:
+            folder = day_folder(settings.data.root, kind, day)
+            verify_files(folder, read_manifest(folder))
+    return every
+
+
+def _reader(
+    examples: Examples[B], settings: JobSettings, world: World, batch_size: int, seed: int | None
+) -> Reader[B]:
     reader = Reader(
         examples,
         ReaderSettings(
@@ -164,16 +204,10 @@ def make_reader(
     )
     if not reader.num_rows:
         raise DataError(
-            f"{settings.data.root / kind}: not one row from {days[0]} to {days[-1]}; look at the "
-            f"counts in the days' manifests, and at [{kind}] and days.{split} in the config"
+            f"{examples.root}: not one row to read from {examples.days[0]} to {examples.days[-1]}; "
+            "look at the counts in the days' manifests, and at [sequences], [requests] and [days]"
         )
     return reader
-
-
-def _verify(root: Path, kind: str, days: Sequence[date]) -> None:
-    for day in days:
-        folder = day_folder(root, kind, day)
-        verify_files(folder, read_manifest(folder))
 
 
 def take_in_examples(settings: JobSettings, world: World) -> None:

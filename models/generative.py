@@ -141,4 +141,3 @@ class _Labelled:
             batch.weights.repeat_interleave(num_labelled),
             (0, *num_labelled.cumsum(0).tolist()),
         )
-

@@ -101,7 +101,9 @@ class _SoftmaxLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, vectors_gradient = ctx.saved_tensors
         return gradient * hidden_gradient, gradient * vectors_gradient, None, None, None
 

@@ -107,11 +107,13 @@ class Transformer(nn.Module):
 
 
 def init_linear(module: nn.Module) -> None:
-    """N(0, 0.02) for weights of linear layers, zero for their biases."""
+    """N(0, 0.02) for the matrices of linear layers, zero for their biases."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        for name, parameter in module.named_parameters():
+            if name == "weight":
+                nn.init.normal_(parameter, std=INIT_STD)
+            else:
+                nn.init.zeros_(parameter)
 
 
 def rotary_table(positions: Tensor, head_width: int) -> Tensor:
@@ -152,7 +154,9 @@ class _Pad(torch.autograd.Function):
         return _with_blank(packed).index_select(0, slots)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None, None]:
         (unpad,) = ctx.saved_tensors
         return gradient.index_select(0, unpad), None, None
 
@@ -166,7 +170,9 @@ class _Unpad(torch.autograd.Function):
         return in_slots.index_select(0, unpad)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None, None]:
         (slots,) = ctx.saved_tensors
         return _with_blank(gradient).index_select(0, slots), None, None
 

@@ -6,6 +6,7 @@ Every id is a row of the embedding table that has the feature's name.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -18,22 +19,27 @@ class _Movable:
 
     __slots__ = ()
 
-    def to(self, device: torch.device, non_blocking: bool = False):
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:  # noqa: FBT001, FBT002, as torch's
+        """The batch on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self):
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the batch's memory until `stream` has used it."""
         self._map(lambda tensor: _record(tensor, stream))
 
-    def _map(self, change: Callable[[Tensor], Tensor]):
-        def convert(value):
-            if isinstance(value, dict):
-                return {name: change(tensor) for name, tensor in value.items()}
-            return change(value)
-
-        return type(self)(**{f.name: convert(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for field in fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+            else:
+                changed[field.name] = {name: change(tensor) for name, tensor in value.items()}
+        return type(self)(**changed)
 
 
 def _record(tensor: Tensor, stream: torch.Stream) -> Tensor:

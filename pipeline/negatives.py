@@ -42,7 +42,8 @@ def _num_draws(wanted: Table, num_items: int) -> IntegerValue:
 
     To see n of the a items outside it takes about num_items * ln(a / (a - n)) draws.
     """
-    outside = (num_items - wanted.known).cast("float64") + 0.5
-    left = outside - wanted.num_negatives
+    # Twice the numbers plus one, so that taking all of a leaves more than nothing.
+    outside = (num_items - wanted.known) * 2 + 1
+    left = outside - wanted.num_negatives * 2
     expected = (outside / left).ln() * num_items
     return (expected * DRAWS_FACTOR).ceil().cast("int64") + MORE_DRAWS

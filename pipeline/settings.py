@@ -8,7 +8,7 @@ import hashlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,9 +60,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     for depth, key in enumerate(keys[:-1], start=1):
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
+        inner: Any = values.setdefault(key, {})
+        if not isinstance(inner, dict):
             raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is not a section")
+        values = cast("dict[str, Any]", inner)
     values[keys[-1]] = value
 
 

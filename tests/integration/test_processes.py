@@ -59,7 +59,7 @@ def test_a_killed_run_resumes_to_the_same_bits(chain, tmp_path, processes):
     command = torchrun(processes, "pretrain", chain, *killed)
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     progress = settings_of(chain, killed[1]).pretraining_folder / "checkpoints"
-    wait_for(lambda: (progress / "step-00000005").exists(), process)
+    wait_for((progress / "step-00000005").exists, process)
     kill_a_rank(process.pid)
     assert process.wait(timeout=60) != 0
     folder = settings_of(chain, killed[1]).pretraining_folder

@@ -14,7 +14,9 @@ class PlainTables(nn.Module):
 
     def __init__(self, table_rows: Mapping[str, int], width: int) -> None:
         super().__init__()
-        self.tables = nn.ModuleDict({name: nn.Embedding(n, width) for name, n in table_rows.items()})
+        self.tables = nn.ModuleDict(
+            {name: nn.Embedding(n, width) for name, n in table_rows.items()}
+        )
 
     def lookup(self, ids: Mapping[str, Tensor]) -> dict[str, SimpleNamespace]:
         answers = {}

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from models.architecture import Architecture
 from models.generative import GenerativeModel, SoftmaxSettings
+from models.rows import Rows
 from tests.models.plain import PlainTables, sequence_batch
 
 TABLE_ROWS = {"item_id": 40, "category": 6}
@@ -52,8 +53,6 @@ def test_full_softmax_is_cross_entropy_of_the_next_event():
 
 
 def hidden_states(model, batch):
-    from models.rows import Rows
-
     vectors = model.tables.lookup(batch.tokens)
     rows = Rows.build(batch.offsets)
     return model.transformer(model.tokens(vectors, torch.zeros_like(rows.positions)), rows)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -44,7 +46,7 @@ def test_sampled_equals_the_equation(offsets, monkeypatch):
 
     expected = torch.zeros(())
     all_scores = scores(hidden, vectors)
-    for group, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for group, (first, last) in enumerate(itertools.pairwise(offsets)):
         for m in range(first, last):
             others = negatives[group][negatives[group] != target[m]]
             against = torch.cat([all_scores[m, target[m]][None], all_scores[m, others]])

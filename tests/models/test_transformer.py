@@ -24,7 +24,9 @@ def one_row(transformer: Transformer, hidden, positions, sees):
         q, k, v = block.attention.query_key_value(x).chunk(3, dim=-1)
         turned = []
         for vectors in (q, k):
-            pairs = torch.view_as_complex(vectors.reshape(len(x), heads, width // 2, 2).contiguous())
+            pairs = torch.view_as_complex(
+                vectors.reshape(len(x), heads, width // 2, 2).contiguous()
+            )
             pairs = pairs * torch.polar(torch.ones_like(angles), angles)[:, None]
             turned.append(torch.view_as_real(pairs).reshape(len(x), heads, width))
         scores = torch.einsum("qhe,khe->hqk", *turned) / width**0.5

@@ -1,4 +1,4 @@
-from datetime import date, datetime
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,7 +103,7 @@ def test_values_as_other_tools_write_them(root, source):
     columns = {
         "user_id": pa.array([17850.0, 3.0, None, 2.5, float("nan")]),
         "item_id": pa.array(["12", "13.0", "14", "15", "abc"]),
-        "event_time": pa.array([datetime(2024, 5, 1, 1)] * 5, pa.timestamp("ns")),
+        "event_time": pa.array([at(DAY, 1).replace(tzinfo=None)] * 5, pa.timestamp("ns")),
         "action": pa.array(["purchase"] * 5).dictionary_encode(),
         "department": pa.array([5, None, 7, 7, 7]),
         "store_id": pa.array([1.0, None, 1.0, 1.0, 1.0]),

@@ -5,6 +5,7 @@ import ibis
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import engine, partitions
 from pipeline.encoding import catalogue_folder
 from pipeline.errors import ConfigError, DataError, SetAsideError
 from pipeline.partitions import day_folder, days_between, file_paths, find_manifest, read_manifest
@@ -116,10 +117,9 @@ def test_a_fixed_day_is_replaced_and_what_depends_on_it(root, source):
 def test_killed_at_any_publication_nothing_is_half_visible(root, source, tmp_path, monkeypatch):
     run(tmp_path / "whole", source)
     whole = tree(tmp_path / "whole")
-    import pipeline.partitions as partitions
 
     write_manifest = partitions._write_manifest
-    for survives in (0, 3, 7, 9, 12, 15):
+    for survives in (3, 8, 13):
         shutil.rmtree(root, ignore_errors=True)
         written = []
 
@@ -191,7 +191,6 @@ def test_settings_that_do_not_fit(root, source):
 def test_expressions_are_not_of_one_engine(root, source, monkeypatch):
     """Whatever is evaluated can be written for Spark too."""
     compiled = []
-    import pipeline.engine as engine
 
     query = engine._query
 

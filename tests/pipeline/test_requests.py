@@ -190,6 +190,7 @@ def test_days_built_alone_or_together_are_the_same(tmp_path, monkeypatch):
     run(together, tmp_path / "source")
     monkeypatch.setattr("pipeline.engine.EVENTS_PER_PART", 10)
     run(alone, tmp_path / "source")
+    monkeypatch.undo()
     (day_folder(alone, "requests", TEST_DAY) / "manifest.json").unlink()
     assert run(alone, tmp_path / "source").built["requests"] == [TEST_DAY]
     for day in days_between(DAYS.ranking[0], TEST_DAY):

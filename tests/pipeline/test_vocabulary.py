@@ -11,10 +11,11 @@ from pipeline.schema import FeatureSettings
 from pipeline.vocabulary import build_vocabulary, load_vocabulary, table_sizes, vocabulary_folder
 
 FEATURE = FeatureSettings(name="brand")
+TEXT = pa.string()
 CONTENTS = Contents(kind="vocabulary")
 
 
-def seen(*pairs, dtype=pa.string()):
+def seen(*pairs, dtype=TEXT):
     """A table of (value, day of May)."""
     values = pa.array([value for value, _ in pairs], dtype)
     days = pa.array([date(2024, 5, day) for _, day in pairs], pa.date32())
