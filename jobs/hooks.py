@@ -52,7 +52,7 @@ class ProgressHook:
                 flush=True,
             )
 
-    def _new_bar(self, loop: TrainingLoop) -> tqdm[Any]:
+    def _new_bar(self, loop: TrainingLoop) -> "tqdm[Any]":
         return tqdm(
             total=loop.total_steps,
             initial=loop.progress.step - 1,

@@ -7,6 +7,7 @@ A rerun makes only what changed.
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -24,7 +25,21 @@ def main() -> None:
 
 
 def _prepare(arguments: Arguments) -> None:
-    print(prepare_all(arguments.settings))
+    for line in _lines(prepare_all(arguments.settings)):
+        print(line)
+
+
+def _lines(report: PrepareReport) -> Iterator[str]:
+    """What was found and made, a line a kind of file and one for the tables."""
+    for kind, num_days in report.num_days.items():
+        made = len(report.built[kind])
+        yield f"{kind}: {report.num_rows[kind]:,} rows in {num_days} days, {made} made now"
+        for what, counts in (("", report.counts[kind]), ("set aside: ", report.set_aside[kind])):
+            if counts:
+                yield f"  {what}" + ", ".join(f"{name} {n:,}" for name, n in counts.items())
+        if not report.set_aside[kind]:
+            yield "  set aside: nothing"
+    yield "tables: " + ", ".join(f"{name} {rows:,} rows" for name, rows in report.table_rows.items())
 
 
 def prepare_all(settings: JobSettings) -> PrepareReport:
