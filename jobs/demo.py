@@ -47,7 +47,7 @@ def main() -> None:
 def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
     started_s = time.monotonic()
     _bring_data(settings.source.path)
-    with get_runner("frostrank") as runner:
+    with get_runner() as runner:
         chain = _Chain(runner, settings, arguments)
         chain.stage("prepare", "prepare")
         chain.stage("pretrain", "pretrain", progress=settings.pretraining_folder)
