@@ -86,11 +86,14 @@ class CheckpointStore:
         return path
 
     def _state(self) -> dict[str, Any]:
-        return {
+        state = {
             **checkpoint_state(self.model),
             "dense_optimizer": optimizer_state(self.optimizer),
             "random": {str(self.world.rank): torch.get_rng_state()},
         }
+        # A rank without a shard of any trained table has no table optimizer's state; an empty
+        # dict would be looked for in the checkpoint under its own name.
+        return {name: part for name, part in state.items() if part}
 
 
 def newest_checkpoint(folder: Path, world: World) -> Path | None:

@@ -29,6 +29,11 @@ class World:
         """Whether this is rank 0, which prints and writes what is written once."""
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Print a line, once."""
+        if self.is_first:
+            print(text, flush=True)
+
     def sum_over_ranks(self, tensor: Tensor) -> None:
         """Replace `tensor`, in place, by its sum over all ranks."""
         if self.size > 1:

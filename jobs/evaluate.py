@@ -30,6 +30,12 @@ from pipeline.reader import Reader
 
 __all__ = ["evaluate", "main"]
 
+# Of what a ranking run was made with, what its scores do not depend on once it is trained.
+_MAY_DIFFER = (
+    *("days", "embeddings", "evaluations_per_epoch"),
+    *("reader", "requests", "strategy", "training"),
+)
+
 
 def main() -> None:
     """Entry point of the verb."""
@@ -66,6 +72,11 @@ def _evaluate(
 ) -> RunRecord:
     """A strategy's record with the metrics of its best checkpoint on each split."""
     run = RunFolder(settings.ranking_folder(strategy))
+    run.check(
+        settings.identity(("features", "ranking"), (), specs),
+        "evaluate with those settings, or train this strategy again",
+        but_for=_MAY_DIFFER,
+    )
     model = build_ranking_model(settings, specs, strategy, world)
     fill_frozen(model, settings, strategy)
     progress = load_model(model, run.checkpoints / "best")

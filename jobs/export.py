@@ -6,14 +6,12 @@
 Reads the newest checkpoint in ROOT/pretraining/day=<last day>, writes ROOT/tables/day=<last day>.
 """
 
-import json
-
 from embeddings.export import export_tables
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.command import Arguments, run_verb
 from jobs.dense import DENSE_DIGEST, export_dense
 from jobs.distributed import join_world
-from jobs.pretrain import build_generative_model
+from jobs.pretrain import build_generative_model, pretraining_identity
 from jobs.runs import RunFolder
 from pipeline.errors import CheckpointError
 from pipeline.settings import settings_digest
@@ -31,12 +29,14 @@ def export(arguments: Arguments) -> None:
     settings = arguments.settings
     with join_world() as world:
         run = RunFolder(settings.pretraining_folder)
-        if not (run.path / "result.json").exists():
+        if not run.is_finished:
             raise CheckpointError(
                 f"{run.path}: pretraining has not finished there; run pretrain, with --resume if "
                 "it was interrupted"
             )
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
+        # Tables must not be stamped with a vocabulary that they were not trained on.
+        run.check(pretraining_identity(settings, specs), "set it back, or pretrain again")
         model = build_generative_model(settings, specs, world)
         checkpoint = newest_checkpoint(run.checkpoints, world)
         if checkpoint is None:
@@ -52,10 +52,8 @@ def export(arguments: Arguments) -> None:
             DENSE_DIGEST: str(digests[0]),
         }
         manifest = export_tables(model, folder, source)
-        if world.is_first:
-            print(f"export: {len(manifest.tables)} tables to {folder}")
-            tables = {name: table.num_rows for name, table in manifest.tables.items()}
-            print(json.dumps(tables))
+        tables = (f"{name} {table.num_rows:,} rows" for name, table in manifest.tables.items())
+        world.say(f"export: {', '.join(tables)} to {folder}")
 
 
 if __name__ == "__main__":

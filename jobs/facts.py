@@ -10,7 +10,7 @@ import torch
 
 from jobs.report import RunRecord
 from jobs.settings import JobSettings
-from pipeline.partitions import day_folder, days_between, read_manifest
+from pipeline.partitions import day_folder, days_between, find_manifest, read_manifest
 
 __all__ = ["machine", "run_facts"]
 
@@ -22,6 +22,7 @@ def run_facts(settings: JobSettings, runs: Sequence[RunRecord]) -> dict[str, str
     counts = {split: _counts(settings, split) for split in ("ranking", "validation", "test")}
     return {
         "data": str(settings.source.path),
+        **_events(settings),
         "pretraining days": f"{days.pretraining[0]} to {days.pretraining[1]}",
         **{
             f"{split} days": f"{getattr(days, split)[0]} to {getattr(days, split)[1]}: "
@@ -39,6 +40,19 @@ def run_facts(settings: JobSettings, runs: Sequence[RunRecord]) -> dict[str, str
         "machine": machine(),
         "torch": str(torch.__version__),
     }
+
+
+def _events(settings: JobSettings) -> dict[str, str]:
+    """How many events there were and what became of them, where events were brought."""
+    kept: Counter[str] = Counter()
+    aside: Counter[str] = Counter()
+    for day in days_between(settings.days.training[0], settings.days.test[1]):
+        manifest = find_manifest(day_folder(settings.data.root, "events", day))
+        if manifest is not None:
+            kept["rows"] += manifest.num_rows
+            aside.update(manifest.set_aside)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in aside.items()) or "none"
+    return {"events": f"{kept['rows']:,} kept, set aside: {reasons}"} if kept else {}
 
 
 def machine() -> str:

@@ -1,5 +1,6 @@
 """What a training run does now and then: progress, metrics, validation, checkpoints."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jobs.checkpoints import CheckpointStore
 from jobs.loop import StepReport, TrainingLoop
 from jobs.metrics import RankingMetrics, RankingResult
 from jobs.runs import RunFolder, write_json
+from pipeline.errors import DataError
 
 __all__ = ["CheckpointHook", "MetricsHook", "ProgressHook", "ValidationHook"]
 
@@ -145,6 +147,11 @@ class ValidationHook:
         if not self._is_due(loop.progress.step, loop.reader.steps_per_epoch):
             return
         result = self._evaluate()
+        if math.isnan(result.auc):
+            raise DataError(
+                f"validation: {result.num_positives} positives among {result.num_samples} "
+                "candidates, so no AUC to choose a model by; choose other days.validation"
+            )
         if loop.world.is_first:
             line = {"kind": "evaluation", "split": "validation", "step": loop.progress.step}
             self._run.log({**line, "epoch": loop.epoch_fraction, **asdict(result)})

@@ -39,7 +39,9 @@ def _lines(report: PrepareReport) -> Iterator[str]:
                 yield f"  {what}" + ", ".join(f"{name} {n:,}" for name, n in counts.items())
         if not report.set_aside[kind]:
             yield "  set aside: nothing"
-    yield "tables: " + ", ".join(f"{name} {rows:,} rows" for name, rows in report.table_rows.items())
+    yield "tables: " + ", ".join(
+        f"{name} {rows:,} rows" for name, rows in report.table_rows.items()
+    )
 
 
 def prepare_all(settings: JobSettings) -> PrepareReport:

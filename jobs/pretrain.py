@@ -7,6 +7,7 @@ Reads ROOT/sequences, writes ROOT/pretraining/day=<last day>: checkpoints, metri
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +22,9 @@ from jobs.settings import JobSettings
 from jobs.training import TrainingRun, build_seeded, sequences_reader, take_in_examples
 from models.generative import GenerativeModel
 
-__all__ = ["build_generative_model", "main", "pretrain"]
+__all__ = ["build_generative_model", "main", "pretrain", "pretraining_identity"]
 
-SECTIONS = ("data", "features", "days", "sequences", "reader", "embeddings", "pretraining")
+_SECTIONS = ("features", "sequences", "reader", "embeddings", "pretraining")
 
 
 def main() -> None:
@@ -38,12 +39,15 @@ def pretrain(arguments: Arguments) -> None:
         take_in_examples(settings, world)
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
         reader = sequences_reader(settings, world, specs)
+        folder = RunFolder(settings.pretraining_folder)
+        if arguments.resume and folder.is_finished:
+            world.say(f"{folder.path}: finished already, nothing to resume")
+            return
+        if world.is_first:
+            folder.start(pretraining_identity(settings, specs), resume=arguments.resume)
+        world.wait_for_all()
         model = build_generative_model(settings, specs, world)
         initialize(model, training.seed)
-        folder = RunFolder(settings.pretraining_folder)
-        if world.is_first:
-            folder.start(settings, SECTIONS, resume=arguments.resume)
-        world.wait_for_all()
         result = TrainingRun(
             title="pretrain",
             world=world,
@@ -61,6 +65,11 @@ def pretrain(arguments: Arguments) -> None:
                 folder.path / "result.json",
                 {"job": "pretrain", "architecture": architecture, **result},
             )
+
+
+def pretraining_identity(settings: JobSettings, specs: Sequence[TableSpec]) -> dict[str, Any]:
+    """What makes two pretraining runs the same."""
+    return settings.identity(_SECTIONS, ("pretraining",), specs)
 
 
 def build_generative_model(

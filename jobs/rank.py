@@ -23,7 +23,7 @@ from pipeline.batches import RankingBatch
 
 __all__ = ["main", "rank"]
 
-SECTIONS = ("data", "features", "days", "requests", "reader", "embeddings", "ranking")
+_SECTIONS = ("features", "requests", "reader", "embeddings", "ranking")
 
 
 def main() -> None:
@@ -41,11 +41,17 @@ def rank(arguments: Arguments) -> None:
         training = ranking.training
         reader = requests_reader(settings, world, specs, "ranking")
         validation = requests_reader(settings, world, specs, "validation")
+        folder = RunFolder(settings.ranking_folder(ranking.strategy))
+        if arguments.resume and folder.is_finished:
+            world.say(f"{folder.path}: finished already, nothing to resume")
+            return
         model = build_ranking_model(settings, specs, ranking.strategy, world)
         transferred = fill_from_export(model, settings, ranking.strategy)
-        folder = RunFolder(settings.ranking_folder(ranking.strategy))
         if world.is_first:
-            folder.start(settings, SECTIONS, resume=arguments.resume)
+            folder.start(
+                settings.identity(_SECTIONS, ("ranking", "validation"), specs),
+                resume=arguments.resume,
+            )
         world.wait_for_all()
 
         def forward(batch: RankingBatch, step: int) -> LossSums:

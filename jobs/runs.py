@@ -9,18 +9,25 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
-from pipeline.settings import Settings
 
 __all__ = ["RunFolder", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
-_MAY_CHANGE = ("prefetch", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "root")
+_OPERATIONAL = (
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "log_every_steps",
+    "path",
+    "prefetch",
+    "root",
+    "verify",
+)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,23 +61,47 @@ class RunFolder:
         """Where checkpoints go."""
         return self.path / "checkpoints"
 
-    def start(self, settings: Settings, sections: Iterable[str], *, resume: bool) -> None:
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "result.json").exists()
+
+    def start(self, identity: Mapping[str, Any], *, resume: bool) -> None:
         """Make the folder ready: continue what is there, or set it aside as `<name>.previous`.
 
+        Args:
+            identity: what makes a continuation the same run: settings and input digests.
+            resume: continue the run that is there, if there is one.
+
         Raises:
-            CheckpointError: `resume`, but a setting in `sections` differs from the run's.
+            CheckpointError: `resume`, but the run there has another identity.
         """
-        resolved = settings.model_dump(mode="json", include=set(sections))
-        config = self.path / "config.json"
-        if resume and config.exists():
-            _check_same(json.loads(config.read_text()), resolved, config)
+        if resume and (self.path / "config.json").exists():
+            self.check(identity, "set it back to resume, or start over without --resume")
         elif self.path.exists():
             previous = self.path.with_name(self.path.name + ".previous")
             if previous.exists():
                 shutil.rmtree(previous)
             self.path.rename(previous)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(config, resolved)
+        write_json(self.path / "config.json", identity)
+
+    def check(
+        self, identity: Mapping[str, Any], remedy: str, *, but_for: Sequence[str] = ()
+    ) -> None:
+        """Compare the run's settings and inputs with `identity`, leaving out keys in `but_for`.
+
+        Raises:
+            CheckpointError: with the first setting that differs, both values and the remedy.
+        """
+        path = self.path / "config.json"
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file, so no run to go on from")
+        before = json.loads(path.read_text())
+        now = json.loads(json.dumps(identity))
+        difference = _difference(before, now, (*_OPERATIONAL, *but_for))
+        if difference:
+            raise CheckpointError(f"{path}: this run was made with {difference}; {remedy}")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -92,14 +123,13 @@ class RunFolder:
         temporary.replace(path)
 
 
-def _check_same(before: Any, now: Any, config: Path, at: str = "") -> None:
+def _difference(before: Any, now: Any, ignored: Sequence[str], at: str = "") -> str | None:
+    """The first place where two settings differ, None where they are the same."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            if key not in _MAY_CHANGE:
-                path = f"{at}.{key}".removeprefix(".")
-                _check_same(before.get(key), now.get(key), config, path)
-    elif before != now:
-        raise CheckpointError(
-            f"{config}: this run was started with {at} = {before!r}, now it is {now!r}; "
-            "set it back to resume, or start over without --resume"
-        )
+        for key in sorted({*before, *now} - {*ignored}):
+            path = f"{at}.{key}".removeprefix(".")
+            found = _difference(before.get(key), now.get(key), ignored, path)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{at} = {before!r}, now it is {now!r}"

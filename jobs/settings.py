@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -168,6 +168,16 @@ class JobSettings(Settings):
             TableSpec(name=name, num_rows=rows, dim=architecture.width, vocabulary_digest=digest)
             for name, (rows, digest) in sizes.items()
         ]
+
+    def identity(
+        self, sections: Sequence[str], splits: Sequence[str], specs: Sequence[TableSpec]
+    ) -> dict[str, Any]:
+        """What tells one run from another: settings, the days of some splits, vocabularies."""
+        return {
+            **self.model_dump(mode="json", include=set(sections)),
+            "days": self.days.model_dump(mode="json", include=set(splits)),
+            "vocabularies": {spec.name: spec.vocabulary_digest for spec in specs},
+        }
 
     def embeddings_of(self, specs: Sequence[TableSpec]) -> EmbeddingSettings:
         """`[embeddings]` without the shardings of tables that a job does not have."""

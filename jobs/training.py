@@ -98,14 +98,12 @@ class TrainingRun:
         }
 
     def _announce(self, checkpoint: Any) -> None:
-        if self.world.is_first:
-            start = f"resumed from {checkpoint}" if checkpoint else "from the start"
-            print(
-                f"{self.title}: {self.reader.num_rows:,} rows, {self.reader.steps_per_epoch:,} "
-                f"steps an epoch, {self.world.size} ranks on {self.world.device.type}, "
-                f"{torch.get_num_threads()} threads each, {start}",
-                flush=True,
-            )
+        start = f"resumed from {checkpoint}" if checkpoint else "from the start"
+        self.world.say(
+            f"{self.title}: {self.reader.num_rows:,} rows, {self.reader.steps_per_epoch:,} steps "
+            f"an epoch, {self.world.size} ranks on {self.world.device.type}, "
+            f"{torch.get_num_threads()} threads each, {start}"
+        )
 
     def _parameter_counts(self) -> dict[str, int]:
         return {
