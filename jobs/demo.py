@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from torchx.runner import Runner, get_runner
+from torchx.schedulers.local_scheduler import SignalException
 from tqdm import tqdm
 
 from jobs.launch import run_stage
@@ -42,6 +43,9 @@ def main() -> None:
     except FrostrankError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, SignalException):
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
@@ -49,7 +53,7 @@ def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
     _bring_data(settings.source.path)
     with get_runner() as runner:
         chain = _Chain(runner, settings, arguments)
-        chain.stage("prepare", "prepare")
+        chain.stage("prepare", "prepare", progress=settings.data.root)
         chain.stage("pretrain", "pretrain", progress=settings.pretraining_folder)
         chain.stage("export", "export")
         for strategy in Strategy:

@@ -43,7 +43,8 @@ class ProgressHook:
         if finished or now - self._written_s > _PROGRESS_PERIOD_S:
             self._written_s = now
             done = {"step": loop.progress.step, "total_steps": loop.total_steps}
-            write_json(self._run.path / "progress.json", {**done, "loss": report.loss})
+            note = f"loss {report.loss:.4f}"
+            write_json(self._run.path / "progress.json", {**done, "note": note})
         if finished:
             self._bar.close()
         if self._bar.disable and (finished or now - self._printed_s > _PLAIN_PERIOD_S):

@@ -6,16 +6,19 @@ be watched; the stage's own output stays in the scheduler's logs and is shown wh
 
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torchx.runner import Runner
+from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
 from tqdm import tqdm
 
+from pipeline import errors
 from pipeline.errors import StageError
 
 __all__ = ["run_stage"]
@@ -45,7 +48,7 @@ def run_stage(
         progress: the stage's progress.json, if it writes one.
 
     Raises:
-        StageError: the stage failed; the message has the end of its output.
+        StageError: the stage failed; with the error it ended with.
     """
     _put_python_first()
     started_s = time.monotonic()
@@ -57,11 +60,11 @@ def run_stage(
     )
     try:
         state = _watch(runner, app, title, progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SignalException):
         runner.cancel(app)
         raise
     if state != AppState.SUCCEEDED:
-        raise StageError(f"{title} ended {state.name}. Its last lines:\n{_tail(log_folder)}")
+        raise StageError(f"{title} ended {state.name}: {_reason(log_folder)}")
     return time.monotonic() - started_s
 
 
@@ -73,15 +76,16 @@ def _put_python_first() -> None:
 
 
 def _watch(runner: Runner, app: str, title: str, progress: Path | None) -> AppState:
-    show = _bar(title) if sys.stderr.isatty() else _lines(title)
+    show = _Bar(title) if sys.stderr.isatty() else _Lines(title)
     last = _read(progress)
     while True:
         status = runner.status(app)
         now = _read(progress)
         if now is not None and now != last:
-            show(now["step"], now["total_steps"], now["loss"])
+            show(now["step"], now["total_steps"], now["note"])
             last = now
         if status is not None and status.is_terminal():
+            show.close()
             return status.state
         time.sleep(_POLL_S)
 
@@ -92,34 +96,43 @@ def _read(progress: Path | None) -> dict[str, Any] | None:
     return json.loads(progress.read_text())
 
 
-def _bar(title: str) -> Callable[[int, int, float], None]:
-    bar: tqdm[Any] | None = None
+class _Bar:
+    """A bar on a terminal."""
 
-    def show(step: int, total: int, loss: float) -> None:
-        nonlocal bar
-        bar = bar or tqdm(total=total, desc=f"  {title}", unit="step", dynamic_ncols=True)
-        bar.update(step - bar.n)
-        bar.set_postfix(loss=f"{loss:.4f}")
-        if step == total:
-            bar.close()
+    def __init__(self, title: str) -> None:
+        self._bar: tqdm[Any] = tqdm(desc=f"  {title}", total=0, unit="step", dynamic_ncols=True)
 
-    return show
+    def __call__(self, step: int, total: int, note: str) -> None:
+        self._bar.total, self._bar.n = total, step
+        self._bar.set_postfix_str(note)
 
-
-def _lines(title: str) -> Callable[[int, int, float], None]:
-    next_s = 0.0
-
-    def show(step: int, total: int, loss: float) -> None:
-        nonlocal next_s
-        if step == total or time.monotonic() >= next_s:
-            next_s = time.monotonic() + 10
-            print(f"  {title}: step {step} of {total}, loss {loss:.4f}", flush=True)
-
-    return show
+    def close(self) -> None:
+        self._bar.close()
 
 
-def _tail(log_folder: Path) -> str:
-    """The last lines that the stage's processes wrote to their error output."""
+class _Lines:
+    """A line every ten seconds in a log."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._next_s = title, 0.0
+
+    def __call__(self, step: int, total: int, note: str) -> None:
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + 10
+            print(f"  {self._title}: {step} of {total}, {note}", flush=True)
+
+    def close(self) -> None: ...
+
+
+def _reason(log_folder: Path) -> str:
+    """The error that a rank ended with, or, where there is none, the end of the output."""
     logs = sorted(log_folder.rglob("stderr.log"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text(errors="replace").splitlines() if logs else ["(no output found)"]
-    return "\n".join(lines[-_LAST_LINES:])
+    if not logs:
+        return f"it wrote nothing under {log_folder}"
+    lines = logs[-1].read_text(errors="replace").splitlines()
+    named = "|".join(errors.__all__)
+    for line in lines:
+        found = re.search(rf"(?:^|[:\s])((?:{named}): .*)", line)
+        if found:
+            return f"{found.group(1)}\nIts output is in {logs[-1]}"
+    return "\n".join([f"the end of {logs[-1]}:", *lines[-_LAST_LINES:]])

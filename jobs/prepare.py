@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jobs.command import Arguments, run_verb
+from jobs.runs import write_json
 from jobs.settings import JobSettings
 from pipeline.prepare import PrepareReport, prepare
 
@@ -45,13 +46,15 @@ def _lines(report: PrepareReport) -> Iterator[str]:
 
 
 def prepare_all(settings: JobSettings) -> PrepareReport:
-    """Bring everything under the root up to date, with a bar a step on a terminal."""
+    """Bring everything under the root up to date; a bar a step, and progress.json for watchers."""
     bars: dict[str, tqdm[Any]] = {}
 
     def show(step: str, done: int, total: int) -> None:
         if step not in bars:
             bars[step] = tqdm(desc=step, total=total, disable=not sys.stderr.isatty())
         bars[step].update(done - bars[step].n)
+        state = {"step": done, "total_steps": total, "note": step}
+        write_json(settings.data.root / "progress.json", state)
 
     try:
         return prepare(

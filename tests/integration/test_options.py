@@ -124,7 +124,9 @@ def test_a_stage_through_the_runner(shop, tmp_path):
     with get_runner() as runner:
         arguments = ["--config", str(shop)]
         run_stage(runner, "prepare", arguments, title="prepare", log_folder=tmp_path / "logs")
-        with pytest.raises(StageError, match=r"(?s)days.test: .*is after last day"):
+        with pytest.raises(
+            StageError, match=r"prepare ended FAILED: ConfigError: .*days.test: .*is after last day"
+        ):
             run_stage(
                 runner,
                 "prepare",
