@@ -109,8 +109,9 @@ def set_table_learning_rate(model: nn.Module, learning_rate: float) -> None:
     optimizer.step()
 
 
-def describe_plan(plan: ShardingPlan, tables: EmbeddingTables) -> list[str]:
+def describe_plan(model: nn.Module) -> list[str]:
     """One line a table: name, shape, sharding, kernel, and the bytes on each rank that has some."""
+    plan, tables = cast(DistributedModelParallel, model).plan, tables_of(model)
     width = tables.settings.torch_dtype.itemsize
     lines = []
     for module_plan in plan.plan.values():
@@ -180,13 +181,11 @@ def _plan(
     )
     plan = _planned_once(planner, model)
     if dist.get_rank() == 0:
-        _report(plan, tables)
+        _warn_of_columns(tables)
     return plan
 
 
-def _report(plan: ShardingPlan, tables: EmbeddingTables) -> None:
-    for line in describe_plan(plan, tables):
-        logger.info(line)
+def _warn_of_columns(tables: EmbeddingTables) -> None:
     if tables.settings.optimizer == "rowwise_adagrad":
         for name, kind in tables.settings.sharding.items():
             if "column" in kind and name in tables.trainable_names:

@@ -56,6 +56,9 @@ class EmbeddingSettings(Settings):
     # gradient as large as the table, so it is for tables that fit.
     optimizer: Literal["rowwise_adagrad", "adagrad", "adamw"] = "rowwise_adagrad"
     learning_rate: float = Field(default=0.2, gt=0)
+    # Adagrad's rate falls by itself; "as_dense" has it follow warm-up and cosine as well. With
+    # adamw tables always follow the dense schedule.
+    schedule: Literal["constant", "as_dense"] = "constant"
     # Added to the root of Adagrad's sum of squares.
     eps: float = Field(default=1e-8, gt=0)
     # For adamw only.

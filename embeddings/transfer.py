@@ -73,7 +73,7 @@ def _check_names(
         if name in tables.specs and name not in names and name not in left_out:
             raise ExportError(
                 f"{folder}: table {name} is in the export and in the model, but not named; name "
-                "it to transfer it, or leave it out explicitly"
+                "it too (ranking.transfer_tables)"
             )
 
 

@@ -46,12 +46,14 @@ def baseline_results(
     """Every baseline's result over the candidates of `days` to which `task` applies.
 
     `features` are the item features whose values are counted in the history.
-    Without a catalogue, as where requests were brought ready-made, popularity is left out.
+    Popularity is left out without a catalogue, and where requests were brought without sequences:
+    then the catalogue counts what was shown as well as what was chosen.
 
     Raises:
         DataError: a day is missing, or not whole.
     """
-    popularity = _popularity_ranks(root)
+    from_events = (Path(root) / "events").is_dir() or (Path(root) / "sequences").is_dir()
+    popularity = _popularity_ranks(root) if from_events else None
     scorers: dict[str, Callable[[pa.RecordBatch], Counts]] = {}
     if popularity is not None:
         scorers[POPULARITY] = lambda chunk: popularity[

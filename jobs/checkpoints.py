@@ -1,7 +1,7 @@
 """Checkpoints of a training run, written whole or not at all.
 
     checkpoints/step-00000200/     torch.distributed.checkpoint's files and manifest.json
-    checkpoints/best/              the one with the best validation so far
+    checkpoints/best-00000150/     the one with the best validation so far
 
 A checkpoint holds the model, both optimizers, the reader's position and each rank's random state;
 frozen tables are not in it, they are in the export they came from. Every rank writes its own
@@ -9,10 +9,8 @@ shards into a folder with a temporary name; rank 0 adds the manifest (sizes and 
 files) and renames the folder once all have written.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from embeddings.parameters import checkpoint_state
 from jobs.distributed import World
 from jobs.optimizers import optimizer_state
 from jobs.runs import write_json
-from pipeline.errors import CheckpointError
+from pipeline.digests import file_sha256
 
 __all__ = ["CheckpointStore", "Progress", "load_model", "newest_checkpoint"]
 
@@ -52,14 +50,19 @@ class CheckpointStore:
     def save(self, progress: Progress) -> Path:
         """Write the checkpoint of `progress`, then drop the oldest beyond `keep`."""
         path = self._write(f"step-{progress.step:08d}", progress)
-        if self.world.is_first:
-            for old in _steps(self.folder)[: -self.keep]:
-                shutil.rmtree(old)
+        self._keep_last("step", self.keep)
         return path
 
     def save_best(self, progress: Progress) -> Path:
-        """Write the checkpoint of the best validation so far, replacing the last such."""
-        return self._write("best", progress)
+        """Write the checkpoint of the best validation so far, then drop the last such."""
+        path = self._write(f"best-{progress.step:08d}", progress)
+        self._keep_last("best", 1)
+        return path
+
+    def _keep_last(self, kind: str, count: int) -> None:
+        if self.world.is_first:
+            for old in _found(self.folder, kind)[:-count]:
+                shutil.rmtree(old)
 
     def load(self, path: Path) -> Progress:
         """Read a checkpoint into the live model and optimizer; any world size."""
@@ -71,7 +74,15 @@ class CheckpointStore:
         dcp.load(state, checkpoint_id=str(path))
         if same_world:
             torch.set_rng_state(state["random"][str(self.world.rank)])
-        return Progress(**manifest["progress"])
+        progress = Progress(**manifest["progress"])
+        if self.world.is_first:
+            # What a run before this one wrote later is damaged, or about to be written again.
+            for kind in ("step", "best"):
+                for later in _found(self.folder, kind):
+                    if int(later.name.partition("-")[2]) > progress.step:
+                        shutil.rmtree(later)
+        self.world.wait_for_all()
+        return progress
 
     def _write(self, name: str, progress: Progress) -> Path:
         path, temporary = self.folder / name, self.folder / f".{name}.tmp"
@@ -96,53 +107,43 @@ class CheckpointStore:
         return {name: part for name, part in state.items() if part}
 
 
-def newest_checkpoint(folder: Path, world: World) -> Path | None:
-    """The newest checkpoint that is whole, the same one on all ranks; None if there is none."""
+def newest_checkpoint(folder: Path, world: World, kind: str = "step") -> Path | None:
+    """The newest checkpoint that is whole, the same one on all ranks; None if there is none.
+
+    `kind` is "step", or "best" for the best by validation.
+    """
     found: Path | None = None
-    for path in reversed(_steps(folder)) if world.is_first else ():
+    for path in reversed(_found(folder, kind)) if world.is_first else ():
         problem = _problem(path)
         if problem is None:
             found = path
             break
-        print(f"checkpoint {path} is not usable ({problem}); trying the one before it", flush=True)
+        world.say(f"checkpoint {path} is not usable ({problem}); trying the one before it")
     return world.gather_objects(found)[0]  # type: ignore[return-value]
 
 
 def load_model(model: nn.Module, path: Path) -> Progress:
-    """Read only the model of a checkpoint, for evaluation.
-
-    Raises:
-        CheckpointError: there is none at `path`, or it is not whole.
-    """
-    problem = _problem(path)
-    if problem is not None:
-        raise CheckpointError(f"{path}: {problem}; run the training job again with --resume")
-    state: Mapping[str, Any] = {"model": checkpoint_state(model)["model"]}
-    dcp.load(dict(state), checkpoint_id=str(path))
+    """Read only the model of a checkpoint that `newest_checkpoint` found, for evaluation."""
+    dcp.load({"model": checkpoint_state(model)["model"]}, checkpoint_id=str(path))
     return Progress(**_manifest(path)["progress"])
 
 
 def _finish(temporary: Path, path: Path, progress: Progress, world_size: int) -> None:
     """Add the manifest and give the folder its name; a checkpoint of that name is replaced."""
     files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in sorted(temporary.iterdir())
     }
     manifest = {"progress": asdict(progress), "world_size": world_size, "files": files}
     write_json(temporary / "manifest.json", manifest)
     if path.exists():
-        replaced = path.with_name(f".{path.name}.replaced")
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        path.rename(replaced)
-        temporary.rename(path)
-        shutil.rmtree(replaced)
-    else:
-        temporary.rename(path)
+        shutil.rmtree(path)
+    temporary.rename(path)
 
 
-def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*")) if folder.exists() else []
+def _found(folder: Path, kind: str) -> list[Path]:
+    """Checkpoints of a kind, oldest first."""
+    return sorted(folder.glob(f"{kind}-*"))
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -157,11 +158,6 @@ def _problem(path: Path) -> str | None:
         file = path / name
         if not file.exists():
             return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"] or _sha256(file) != expected["sha256"]:
+        if file.stat().st_size != expected["bytes"] or file_sha256(file) != expected["sha256"]:
             return f"{name} is damaged"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

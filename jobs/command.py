@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Arguments:
 
 
 def run_verb(
-    verb: Callable[[Arguments], None], doc: str | None, arguments: Sequence[str] | None = None
+    verb: Callable[[Arguments], None], doc: str | None, *, resumable: bool = False
 ) -> None:
     """Parse the command line, run the verb; exit 0, 1 (it failed) or 2 (settings are wrong).
 
@@ -44,13 +44,16 @@ def run_verb(
         dest="overrides",
         help="replace a setting; may be given more than once",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint, if there is one"
-    )
+    if resumable:
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="continue from the newest checkpoint, if there is one",
+        )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved settings and stop"
     )
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args()
 
     @record
     def main() -> None:
@@ -58,7 +61,7 @@ def run_verb(
         if parsed.dry_run:
             print(settings.model_dump_json(indent=2))
             return
-        verb(Arguments(settings, parsed.resume))
+        verb(Arguments(settings, resume=resumable and parsed.resume))
 
     _silence_known_noise()
     try:
@@ -66,6 +69,10 @@ def run_verb(
     except FrostrankError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        again = "; go on with --resume" if resumable else ""
+        print(f"interrupted; what was published is whole{again}", file=sys.stderr)
+        sys.exit(130)
 
 
 def _silence_known_noise() -> None:

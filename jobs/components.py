@@ -6,6 +6,10 @@ torchx loads this file by executing it, outside any package: it imports torchx a
 library, nothing of ours. `jobs.launch` submits these through the Runner.
 """
 
+import shlex
+import sys
+from pathlib import Path
+
 from torchx import specs
 from torchx.components import dist
 
@@ -97,7 +101,7 @@ def _app(
         arguments += ["--set", override]
     if resume:
         arguments.append("--resume")
-    return dist.ddp(
+    app = dist.ddp(
         *arguments,
         m=f"jobs.{verb}",
         name=f"frostrank/{verb}",
@@ -105,3 +109,8 @@ def _app(
         image=image,
         env=dict(_ENVIRONMENT),
     )
+    # On this machine torchrun lies beside the Python that submits, which need not be on the path.
+    here = shlex.quote(str(Path(sys.executable).parent))
+    for role in app.roles:
+        role.args[1] = f'PATH={here}:"$$PATH" {role.args[1]}'
+    return app

@@ -20,7 +20,7 @@ from jobs.launch import run_stage
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from pipeline.complete_journey import fetch, write_events
-from pipeline.errors import FrostrankError
+from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
 
 __all__ = ["main"]
@@ -42,7 +42,7 @@ def main() -> None:
         _run(settings, arguments)
     except FrostrankError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except (KeyboardInterrupt, SignalException):
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)

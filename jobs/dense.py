@@ -3,7 +3,6 @@
 Its digest is in the export's manifest, which is written after it, so an export is never half new.
 """
 
-import hashlib
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -12,25 +11,33 @@ from torch import Tensor, nn
 from embeddings.export import ExportManifest
 from models.generative import GenerativeModel
 from models.ranking import RankingModel
+from pipeline.digests import file_sha256
 from pipeline.errors import DigestError, ExportError
 
-__all__ = ["DENSE_DIGEST", "export_dense", "load_dense"]
+__all__ = ["DENSE_DIGEST", "export_dense", "load_dense", "remove_other_dense"]
 
 DENSE_DIGEST = "dense_sha256"
 """The key under which the manifest's `source` keeps the file's digest"""
 
-_FILE = "dense.safetensors"
 _PARTS = ("tokens", "transformer")
 
 
 def export_dense(model: nn.Module, folder: Path) -> str:
     """Write the Transformer and the segment vectors of a generative model; returns the digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{_FILE}.tmp"
+    temporary = folder / ".dense.tmp"
     state = {name: tensor.cpu().contiguous() for name, tensor in _dense_state(model).items()}
     save_file(state, temporary)
-    temporary.replace(folder / _FILE)
-    return _sha256(folder / _FILE)
+    digest = file_sha256(temporary)
+    temporary.replace(_path(folder, digest))
+    return digest
+
+
+def remove_other_dense(folder: Path, digest: str) -> None:
+    """Remove what earlier exports left, once the manifest names the file with `digest`."""
+    for path in folder.glob("dense-*.safetensors"):
+        if path != _path(folder, digest):
+            path.unlink()
 
 
 def load_dense(model: nn.Module, folder: Path, manifest: ExportManifest) -> int:
@@ -38,13 +45,14 @@ def load_dense(model: nn.Module, folder: Path, manifest: ExportManifest) -> int:
 
     Raises:
         ExportError: no dense layers there, or of another architecture.
-        DigestError: the file is not the one that the manifest was written for.
+        DigestError: the file is not the one that was exported.
     """
-    path = folder / _FILE
-    if not path.exists() or DENSE_DIGEST not in manifest.source:
-        raise ExportError(f"{folder}: the export has no dense layers; rerun the export stage")
-    if _sha256(path) != manifest.source[DENSE_DIGEST]:
-        raise DigestError(f"{path}: not the file that was exported; rerun the export stage")
+    digest = manifest.source.get(DENSE_DIGEST, "")
+    path = _path(folder, digest)
+    if not path.exists():
+        raise ExportError(f"{path}: the export has no dense layers; rerun the export stage")
+    if file_sha256(path) != digest:
+        raise DigestError(f"{path}: not what was exported; rerun the export stage")
     theirs, ours = load_file(path), _dense_state(model)
     for name in sorted(theirs.keys() | ours.keys()):
         shapes = [tuple(side[name].shape) if name in side else None for side in (theirs, ours)]
@@ -59,6 +67,11 @@ def load_dense(model: nn.Module, folder: Path, manifest: ExportManifest) -> int:
     return sum(tensor.numel() for tensor in ours.values())
 
 
+def _path(folder: Path, digest: str) -> Path:
+    """Named after its content, so that an export never changes the file of the one before."""
+    return folder / f"dense-{digest[:12]}.safetensors"
+
+
 def _dense_state(model: nn.Module) -> dict[str, Tensor]:
     """The live tensors of the parts that pretraining and ranking share, by name."""
     kinds = (GenerativeModel, RankingModel)
@@ -68,8 +81,3 @@ def _dense_state(model: nn.Module) -> dict[str, Tensor]:
         for part in _PARTS
         for name, tensor in getattr(inner, part).state_dict().items()
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

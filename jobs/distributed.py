@@ -7,12 +7,17 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["World", "join_world"]
+
+
+# Ranks wait for each other while one checks or takes in days of data, which may take long.
+_TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +34,9 @@ class World:
         """Whether this is rank 0, which prints and writes what is written once."""
         return self.rank == 0
 
-    def say(self, text: str) -> None:
-        """Print a line, once."""
-        if self.is_first:
+    def say(self, text: str | None) -> None:
+        """Print a line, once; nothing for None."""
+        if self.is_first and text is not None:
             print(text, flush=True)
 
     def sum_over_ranks(self, tensor: Tensor) -> None:
@@ -69,7 +74,7 @@ def join_world() -> Generator[World]:
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -12,14 +12,15 @@ from typing import Any
 
 from embeddings.tables import TableSpec
 from jobs.baselines import baseline_results
-from jobs.checkpoints import load_model
+from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.evaluation import evaluate_model
 from jobs.facts import run_facts
+from jobs.identity import ranking_identity
 from jobs.ranker import build_ranking_model, fill_frozen
 from jobs.report import RunRecord, format_table, load_run, write_report
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder, differences, write_json
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from jobs.training import requests_reader
@@ -30,10 +31,11 @@ from pipeline.reader import Reader
 
 __all__ = ["evaluate", "main"]
 
-# Of what a ranking run was made with, what its scores do not depend on once it is trained.
+# Of what a ranking run was made with, what its scores do not depend on once it is trained; what
+# of these differs between the strategies is said under the table.
 _MAY_DIFFER = (
-    *("days", "embeddings", "evaluations_per_epoch"),
-    *("reader", "requests", "strategy", "training"),
+    *("days", "content", "requests", "reader", "embeddings", "ranking.strategy"),
+    *("ranking.training.*", "ranking.evaluations_per_epoch"),
 )
 
 
@@ -72,16 +74,19 @@ def _evaluate(
 ) -> RunRecord:
     """A strategy's record with the metrics of its best checkpoint on each split."""
     run = RunFolder(settings.ranking_folder(strategy))
+    record = load_run(run.path)
     run.check(
-        settings.identity(("features", "ranking"), (), specs),
-        "evaluate with those settings, or train this strategy again",
+        ranking_identity(settings, specs, record.result["transferred"]),
+        "evaluate with that setting, or train this strategy again",
         but_for=_MAY_DIFFER,
     )
+    checkpoint = newest_checkpoint(run.checkpoints, world, "best")
+    if checkpoint is None:
+        raise CheckpointError(f"{run.checkpoints}: no usable best checkpoint; rank again")
     model = build_ranking_model(settings, specs, strategy, world)
-    fill_frozen(model, settings, strategy)
-    progress = load_model(model, run.checkpoints / "best")
+    fill_frozen(model, settings, strategy, record.result["transferred"])
+    progress = load_model(model, checkpoint)
     precision = settings.ranking.training.precision
-    record = load_run(run.path)
     results: dict[str, Any] = {
         split: asdict(evaluate_model(model, reader, world, precision))
         for split, reader in readers.items()
@@ -113,17 +118,29 @@ def _report(settings: JobSettings, runs: list[RunRecord]) -> None:
         },
     )
     pretraining = settings.pretraining_folder
-    summary = format_table(runs, baselines)
+    warnings = _unlike(settings, runs)
+    summary = "\n".join([format_table(runs, baselines), *warnings])
     (folder / "summary.txt").write_text(summary + "\n")
     write_report(
         folder / "report.html",
         title=f"Frostrank: {settings.requests.task} ranking up to {settings.days.ranking[1]}",
-        facts=run_facts(settings, runs),
+        facts={**run_facts(settings, runs), **({"beware": " ".join(warnings)} if warnings else {})},
         runs=runs,
         baselines=baselines,
         pretraining=load_run(pretraining) if (pretraining / "result.json").exists() else None,
     )
     print(summary)
+
+
+def _unlike(settings: JobSettings, runs: list[RunRecord]) -> list[str]:
+    """What, besides the strategy, differs between the runs that one table compares."""
+    folders = {run.name: RunFolder(settings.ranking_folder(Strategy(run.name))) for run in runs}
+    first = folders[runs[0].name].identity
+    return [
+        f"{name} was not made like {runs[0].name}: {difference.replace('now it is', 'here')}."
+        for name, folder in folders.items()
+        for difference in differences(first, folder.identity, ("ranking.strategy", "transferred*"))
+    ]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ Reads the newest checkpoint in ROOT/pretraining/day=<last day>, writes ROOT/tabl
 from embeddings.export import export_tables
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.command import Arguments, run_verb
-from jobs.dense import DENSE_DIGEST, export_dense
+from jobs.dense import DENSE_DIGEST, export_dense, remove_other_dense
 from jobs.distributed import join_world
-from jobs.pretrain import build_generative_model, pretraining_identity
+from jobs.identity import pretraining_identity
+from jobs.pretrain import build_generative_model
 from jobs.runs import RunFolder
 from pipeline.errors import CheckpointError
 from pipeline.settings import settings_digest
@@ -52,6 +53,8 @@ def export(arguments: Arguments) -> None:
             DENSE_DIGEST: str(digests[0]),
         }
         manifest = export_tables(model, folder, source)
+        if world.is_first:
+            remove_other_dense(folder, source[DENSE_DIGEST])
         tables = (f"{name} {table.num_rows:,} rows" for name, table in manifest.tables.items())
         world.say(f"export: {', '.join(tables)} to {folder}")
 

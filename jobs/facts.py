@@ -26,8 +26,7 @@ def run_facts(settings: JobSettings, runs: Sequence[RunRecord]) -> dict[str, str
         "pretraining days": f"{days.pretraining[0]} to {days.pretraining[1]}",
         **{
             f"{split} days": f"{getattr(days, split)[0]} to {getattr(days, split)[1]}: "
-            f"{count['requests']:,} requests, {count['candidates']:,} candidates, "
-            f"{count['positives']:,} of them positive"
+            + ", ".join(f"{number:,} {name}" for name, number in count.items())
             for split, count in counts.items()
         },
         "model": f"pretraining {settings.pretraining.architecture}, "
@@ -70,8 +69,10 @@ def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _counts(settings: JobSettings, split: str) -> Counter[str]:
+def _counts(settings: JobSettings, split: str) -> dict[str, int]:
+    """Requests, and, where prepare made them, candidates and positives."""
     total: Counter[str] = Counter()
     for day in days_between(*getattr(settings.days, split)):
-        total.update(read_manifest(day_folder(settings.data.root, "requests", day)).counts)
-    return total
+        manifest = read_manifest(day_folder(settings.data.root, "requests", day))
+        total.update({**manifest.counts, "requests": manifest.num_rows})
+    return {name: total[name] for name in ("requests", "candidates", "positives") if total[name]}

@@ -14,7 +14,7 @@ from jobs.checkpoints import CheckpointStore
 from jobs.loop import StepReport, TrainingLoop
 from jobs.metrics import RankingMetrics, RankingResult
 from jobs.runs import RunFolder, write_json
-from pipeline.errors import DataError
+from pipeline.errors import DataError, NonFiniteLossError
 
 __all__ = ["CheckpointHook", "MetricsHook", "ProgressHook", "ValidationHook"]
 
@@ -74,8 +74,6 @@ class MetricsHook:
 
     def __init__(self, run: RunFolder, every_steps: int, *, with_auc: bool) -> None:
         self._run, self._every_steps, self._with_auc = run, every_steps, with_auc
-        self.total_samples = 0
-        self.total_seconds = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -83,11 +81,6 @@ class MetricsHook:
         self._losses: dict[str, float] = {}
         self._num_steps = self._num_samples = 0
         self._seconds = 0.0
-
-    @property
-    def samples_per_s(self) -> float:
-        """Samples of all ranks over seconds of training: no validation, no checkpoints."""
-        return self.total_samples / max(self.total_seconds, 1e-9)
 
     def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
         """Add the step up, and write a line every so many steps."""
@@ -112,6 +105,8 @@ class MetricsHook:
             "epoch": loop.epoch_fraction,
             "loss": sum(losses.values()),
             "losses": losses,
+            "samples": int(samples),
+            "seconds": self._seconds,
             "samples_per_s": float(samples) / self._seconds,
             "learning_rate": report.learning_rate,
             "gradient_norm": report.gradient_norm,
@@ -121,8 +116,6 @@ class MetricsHook:
             line["auc"] = self._auc.result().auc
         if loop.world.is_first:
             self._run.log(line)
-        self.total_samples += int(samples)
-        self.total_seconds += self._seconds
         self._clear()
 
 
@@ -148,6 +141,11 @@ class ValidationHook:
         if not self._is_due(loop.progress.step, loop.reader.steps_per_epoch):
             return
         result = self._evaluate()
+        if result.num_samples and math.isnan(result.log_loss):
+            raise NonFiniteLossError(
+                f"step {loop.progress.step}: the model's scores of the validation days are NaN; "
+                "the checkpoints from before are kept; start over with a lower learning_rate"
+            )
         if math.isnan(result.auc):
             raise DataError(
                 f"validation: {result.num_positives} positives among {result.num_samples} "

@@ -5,7 +5,6 @@ be watched; the stage's own output stays in the scheduler's logs and is shown wh
 """
 
 import json
-import os
 import re
 import sys
 import time
@@ -50,7 +49,6 @@ def run_stage(
     Raises:
         StageError: the stage failed; with the error it ended with.
     """
-    _put_python_first()
     started_s = time.monotonic()
     app = runner.run_component(
         f"{_COMPONENTS}:{verb}",
@@ -66,13 +64,6 @@ def run_stage(
     if state != AppState.SUCCEEDED:
         raise StageError(f"{title} ended {state.name}: {_reason(log_folder)}")
     return time.monotonic() - started_s
-
-
-def _put_python_first() -> None:
-    """Let the scheduler's shell find torchrun beside the Python that runs us."""
-    here = str(Path(sys.executable).parent)
-    if os.environ["PATH"].split(os.pathsep)[0] != here:
-        os.environ["PATH"] = here + os.pathsep + os.environ["PATH"]
 
 
 def _watch(runner: Runner, app: str, title: str, progress: Path | None) -> AppState:

@@ -21,7 +21,7 @@ from models.losses import LossSums
 from pipeline.errors import ConfigError, NonFiniteLossError
 from pipeline.reader import Reader
 
-__all__ = ["Hook", "StepReport", "TrainingLoop"]
+__all__ = ["Hook", "StepReport", "TrainingLoop", "check_warmup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,17 @@ class Hook(Protocol):
         ...
 
 
+def check_warmup(section: str, settings: TrainingSettings, reader: Reader[Any]) -> None:
+    """Raise ConfigError where the run would end before its warm-up does."""
+    total_steps = settings.epochs * reader.steps_per_epoch
+    if settings.warmup_steps >= total_steps:
+        raise ConfigError(
+            f"{section}.training.warmup_steps: {settings.warmup_steps} warm-up steps, but the run "
+            f"has only {total_steps} (epochs x rows / batch_size), so it would never reach the "
+            "peak rate"
+        )
+
+
 class TrainingLoop:
     """Runs a model over a reader for some epochs.
 
@@ -80,11 +91,6 @@ class TrainingLoop:
         self._optimizer = optimizer
         self._hooks = tuple(hooks)
         self._dense = [p for group in optimizer.param_groups for p in group["params"]]
-        if settings.warmup_steps >= self.total_steps:
-            raise ConfigError(
-                f"training.warmup_steps: {settings.warmup_steps} warm-up steps, but the run has "
-                f"only {self.total_steps}; the peak rate would never be reached"
-            )
 
     @property
     def total_steps(self) -> int:
@@ -161,6 +167,6 @@ class TrainingLoop:
         where = "; ".join(str(described) for described in rows if described)
         raise NonFiniteLossError(
             f"step {self.progress.step} (epoch {self.progress.epoch}): {what} is {value}; rows: "
-            f"{where}. Checkpoints from before it are kept: look at those rows, or lower "
-            "training.learning_rate or embeddings.learning_rate, and go on with --resume"
+            f"{where}. Checkpoints from before it are kept: look at those rows; mend them and go "
+            "on with --resume, or start over with a lower training or embeddings learning_rate"
         )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from jobs.command import Arguments, run_verb
 from jobs.runs import write_json
 from jobs.settings import JobSettings
+from pipeline.errors import DataError
 from pipeline.prepare import PrepareReport, prepare
 
 __all__ = ["main", "prepare_all"]
@@ -57,7 +58,7 @@ def prepare_all(settings: JobSettings) -> PrepareReport:
         write_json(settings.data.root / "progress.json", state)
 
     try:
-        return prepare(
+        report = prepare(
             settings.data.root,
             settings.source,
             settings.features,
@@ -66,9 +67,27 @@ def prepare_all(settings: JobSettings) -> PrepareReport:
             settings.requests,
             show,
         )
+        _check_made_something(settings, report)
+        return report
     finally:
         for bar in bars.values():
             bar.close()
+
+
+def _check_made_something(settings: JobSettings, report: PrepareReport) -> None:
+    """Raise DataError where not one sequence or request came of all the events."""
+    causes = {
+        "sequences": f"sequences.actions = {settings.sequences.actions}, sequences.min_length = "
+        f"{settings.sequences.min_length} and days.pretraining",
+        "requests": f"requests.positive_actions = {settings.requests.positive_actions}, "
+        f"requests.min_history = {settings.requests.min_history} and the days of ranking, "
+        "validation and test",
+    }
+    for kind, cause in causes.items():
+        if settings.source.kind == "events" and not report.num_rows[kind]:
+            raise DataError(
+                f"{report.num_rows['events']:,} events, but not one of the {kind}; look at {cause}"
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Reads ROOT/sequences, writes ROOT/pretraining/day=<last day>: checkpoints, metri
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +16,19 @@ from embeddings.sharding import shard
 from embeddings.tables import EmbeddingTables, TableSpec
 from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
+from jobs.identity import pretraining_identity
+from jobs.loop import check_warmup
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
 from jobs.training import TrainingRun, build_seeded, sequences_reader, take_in_examples
 from models.generative import GenerativeModel
 
-__all__ = ["build_generative_model", "main", "pretrain", "pretraining_identity"]
-
-_SECTIONS = ("features", "sequences", "reader", "embeddings", "pretraining")
+__all__ = ["build_generative_model", "main", "pretrain"]
 
 
 def main() -> None:
     """Entry point of the verb."""
-    run_verb(pretrain, __doc__)
+    run_verb(pretrain, __doc__, resumable=True)
 
 
 def pretrain(arguments: Arguments) -> None:
@@ -40,14 +39,17 @@ def pretrain(arguments: Arguments) -> None:
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
         reader = sequences_reader(settings, world, specs)
         folder = RunFolder(settings.pretraining_folder)
+        identity = pretraining_identity(settings, specs)
         if arguments.resume and folder.is_finished:
+            folder.check(identity, "set it back, or start over without --resume")
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
-        if world.is_first:
-            folder.start(pretraining_identity(settings, specs), resume=arguments.resume)
-        world.wait_for_all()
+        check_warmup("pretraining", training, reader)
         model = build_generative_model(settings, specs, world)
         initialize(model, training.seed)
+        if world.is_first:
+            world.say(folder.start(settings, identity, resume=arguments.resume))
+        world.wait_for_all()
         result = TrainingRun(
             title="pretrain",
             world=world,
@@ -65,11 +67,6 @@ def pretrain(arguments: Arguments) -> None:
                 folder.path / "result.json",
                 {"job": "pretrain", "architecture": architecture, **result},
             )
-
-
-def pretraining_identity(settings: JobSettings, specs: Sequence[TableSpec]) -> dict[str, Any]:
-    """What makes two pretraining runs the same."""
-    return settings.identity(_SECTIONS, ("pretraining",), specs)
 
 
 def build_generative_model(

@@ -15,6 +15,8 @@ from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.evaluation import evaluate_model
 from jobs.hooks import ValidationHook
+from jobs.identity import ranking_identity
+from jobs.loop import check_warmup
 from jobs.ranker import build_ranking_model, fill_from_export, prove_frozen_unchanged
 from jobs.runs import RunFolder, write_json
 from jobs.training import TrainingRun, requests_reader, take_in_examples
@@ -23,12 +25,10 @@ from pipeline.batches import RankingBatch
 
 __all__ = ["main", "rank"]
 
-_SECTIONS = ("features", "requests", "reader", "embeddings", "ranking")
-
 
 def main() -> None:
     """Entry point of the verb."""
-    run_verb(rank, __doc__)
+    run_verb(rank, __doc__, resumable=True)
 
 
 def rank(arguments: Arguments) -> None:
@@ -43,15 +43,16 @@ def rank(arguments: Arguments) -> None:
         validation = requests_reader(settings, world, specs, "validation")
         folder = RunFolder(settings.ranking_folder(ranking.strategy))
         if arguments.resume and folder.is_finished:
+            identity = ranking_identity(settings, specs, folder.identity["transferred"])
+            folder.check(identity, "set it back, or start over without --resume")
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
+        check_warmup("ranking", training, reader)
         model = build_ranking_model(settings, specs, ranking.strategy, world)
         transferred = fill_from_export(model, settings, ranking.strategy)
         if world.is_first:
-            folder.start(
-                settings.identity(_SECTIONS, ("ranking", "validation"), specs),
-                resume=arguments.resume,
-            )
+            identity = ranking_identity(settings, specs, transferred)
+            world.say(folder.start(settings, identity, resume=arguments.resume))
         world.wait_for_all()
 
         def forward(batch: RankingBatch, step: int) -> LossSums:

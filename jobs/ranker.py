@@ -1,6 +1,6 @@
 """A ranking model with the tables and layers its strategy asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from embeddings.initialization import initialize
 from embeddings.sharding import shard
 from embeddings.tables import EmbeddingTables, TableSpec
 from embeddings.transfer import transfer
-from jobs.dense import load_dense
+from jobs.dense import DENSE_DIGEST, load_dense
 from jobs.distributed import World
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
@@ -81,15 +81,29 @@ def fill_from_export(model: nn.Module, settings: JobSettings, strategy: Strategy
         "tables": {name: manifest.tables[name].digest for name in names},
     }
     if strategy.transfers_dense:
+        came["dense"] = manifest.source.get(DENSE_DIGEST)
         came["dense_parameters"] = load_dense(model, folder, manifest)
     return came
 
 
-def fill_frozen(model: nn.Module, settings: JobSettings, strategy: Strategy) -> None:
-    """Transfer only the tables that checkpoints leave out, because they are frozen."""
+def fill_frozen(
+    model: nn.Module, settings: JobSettings, strategy: Strategy, transferred: Mapping[str, Any]
+) -> None:
+    """Transfer the tables that checkpoints leave out, because they are frozen.
+
+    Raises:
+        ExportError: the export has been replaced since the model was trained on it.
+    """
     frozen = frozen_tables(settings, strategy)
-    if frozen:
-        transfer(model, settings.export_folder, frozen)
+    if not frozen:
+        return
+    manifest = transfer(model, settings.export_folder, frozen)
+    for name in frozen:
+        if manifest.tables[name].digest != transferred["tables"][name]:
+            raise ExportError(
+                f"{settings.export_folder}: table {name} is not the one that strategy "
+                f"{strategy.value} was trained with (the export was replaced since); rank again"
+            )
 
 
 def prove_frozen_unchanged(
@@ -101,4 +115,5 @@ def prove_frozen_unchanged(
         DigestError: a bit of a frozen table changed.
     """
     names = frozen_tables(settings, strategy)
+    check_frozen(model, names)
     return prove_unchanged(model, {name: transferred["tables"][name] for name in names})

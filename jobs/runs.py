@@ -9,24 +9,25 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
+from pipeline.settings import Settings
 
-__all__ = ["RunFolder", "write_json"]
+__all__ = ["RunFolder", "differences", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "log_every_steps",
-    "path",
-    "prefetch",
-    "root",
-    "verify",
+    "reader.prefetch",
+    "reader.verify",
+    "*.training.checkpoint_every_steps",
+    "*.training.keep_checkpoints",
+    "*.training.log_every_steps",
+    "transferred.export",
 )
 
 
@@ -66,42 +67,63 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / "result.json").exists()
 
-    def start(self, identity: Mapping[str, Any], *, resume: bool) -> None:
+    def start(self, settings: Settings, identity: Mapping[str, Any], *, resume: bool) -> str | None:
         """Make the folder ready: continue what is there, or set it aside as `<name>.previous`.
 
+        Returns what a user should know of the run that was there, if there was one to set aside.
+
         Args:
-            identity: what makes a continuation the same run: settings and input digests.
+            settings: every setting, kept as config.json.
+            identity: what makes a continuation the same run, kept as identity.json.
             resume: continue the run that is there, if there is one.
 
         Raises:
             CheckpointError: `resume`, but the run there has another identity.
         """
-        if resume and (self.path / "config.json").exists():
+        aside = None
+        if resume and (self.path / "identity.json").exists():
             self.check(identity, "set it back to resume, or start over without --resume")
         elif self.path.exists():
-            previous = self.path.with_name(self.path.name + ".previous")
-            if previous.exists():
-                shutil.rmtree(previous)
-            self.path.rename(previous)
+            aside = self._set_aside()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", identity)
+        write_json(self.path / "config.json", settings.model_dump(mode="json"))
+        write_json(self.path / "identity.json", identity)
+        return aside
+
+    def _set_aside(self) -> str:
+        """Keep what is there as the previous run, unless that one came to its end and this not."""
+        previous = RunFolder(self.path.with_name(self.path.name + ".previous"))
+        what = (
+            "a finished run" if self.is_finished else "an unfinished run (--resume continues one)"
+        )
+        if previous.is_finished and not self.is_finished:
+            shutil.rmtree(self.path)
+            return f"{self.path}: {what} was there; starting over"
+        if previous.path.exists():
+            shutil.rmtree(previous.path)
+        self.path.rename(previous.path)
+        return f"{self.path}: {what} was there; it is now {previous.path.name}, starting over"
 
     def check(
         self, identity: Mapping[str, Any], remedy: str, *, but_for: Sequence[str] = ()
     ) -> None:
-        """Compare the run's settings and inputs with `identity`, leaving out keys in `but_for`.
+        """Compare the run's identity with another, but for paths like `ranking.training.*`.
 
         Raises:
             CheckpointError: with the first setting that differs, both values and the remedy.
         """
-        path = self.path / "config.json"
+        path = self.path / "identity.json"
         if not path.exists():
             raise CheckpointError(f"{path}: no such file, so no run to go on from")
-        before = json.loads(path.read_text())
         now = json.loads(json.dumps(identity))
-        difference = _difference(before, now, (*_OPERATIONAL, *but_for))
+        difference = next(differences(self.identity, now, but_for), None)
         if difference:
             raise CheckpointError(f"{path}: this run was made with {difference}; {remedy}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run was made from; see `jobs.identity`."""
+        return json.loads((self.path / "identity.json").read_text())
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -123,13 +145,13 @@ class RunFolder:
         temporary.replace(path)
 
 
-def _difference(before: Any, now: Any, ignored: Sequence[str], at: str = "") -> str | None:
-    """The first place where two settings differ, None where they are the same."""
+def differences(before: Any, now: Any, ignored: Sequence[str] = (), at: str = "") -> Iterator[str]:
+    """Each place where two identities differ: `path = value, now it is value`."""
+    if any(fnmatchcase(at, pattern) for pattern in (*_OPERATIONAL, *ignored)):
+        return
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now} - {*ignored}):
+        for key in sorted({*before, *now}):
             path = f"{at}.{key}".removeprefix(".")
-            found = _difference(before.get(key), now.get(key), ignored, path)
-            if found:
-                return found
-        return None
-    return None if before == now else f"{at} = {before!r}, now it is {now!r}"
+            yield from differences(before.get(key), now.get(key), ignored, path)
+    elif before != now:
+        yield f"{at} = {before!r}, now it is {now!r}"

@@ -5,9 +5,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from embeddings.tables import EmbeddingSettings, TableSpec
 from jobs.strategies import Strategy
@@ -15,10 +15,16 @@ from models.architecture import Architecture, ArchitectureSetting
 from models.generative import SoftmaxSettings
 from pipeline.partitions import day_folder
 from pipeline.requests import RequestSettings
-from pipeline.schema import DaySettings, FeatureSettings, context_features, item_features
+from pipeline.schema import (
+    DaySettings,
+    FeatureSettings,
+    check_features,
+    context_features,
+    item_features,
+)
 from pipeline.sequences import SequenceSettings
 from pipeline.settings import Settings
-from pipeline.source import SourceSettings
+from pipeline.source import SourceSettings, check_source
 from pipeline.vocabulary import table_sizes
 
 __all__ = ["JobSettings", "PretrainingSettings", "RankingSettings", "TrainingSettings"]
@@ -28,6 +34,13 @@ class DataSettings(Settings):
     """Where everything that the jobs write goes: `[data]`."""
 
     root: Path
+
+    @field_validator("root")
+    @classmethod
+    def _is_folder(cls, root: Path) -> Path:
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{root} is a file, not a folder")
+        return root
 
 
 class ReadingSettings(Settings):
@@ -55,7 +68,7 @@ class TrainingSettings(Settings):
     # Largest global norm of the dense gradient.
     clip_norm: float = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     log_every_steps: int = Field(default=20, ge=1)
     checkpoint_every_steps: int = Field(default=500, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -107,12 +120,20 @@ class JobSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobSettings":
+        check_features(self.features)
+        check_source(self.source, self.features)
         names = [feature.name for feature in self.features]
         items = item_features(self.features)
-        if items[:1] != ["item_id"]:
-            raise ValueError("features: the first feature with role item must be item_id")
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"features: declared more than once: {', '.join(sorted(twice))}")
+        for where, batch_size in (
+            ("pretraining.training.batch_size", self.pretraining.training.batch_size),
+            ("ranking.training.batch_size", self.ranking.training.batch_size),
+            ("evaluation.batch_size", self.evaluation.batch_size),
+        ):
+            if batch_size % self.reader.lanes:
+                raise ValueError(
+                    f"{where}: {batch_size} rows cannot be shared equally by reader.lanes = "
+                    f"{self.reader.lanes}; make it a multiple"
+                )
         for where, known, used in (
             ("ranking.transfer_tables", items, self.ranking.transfer_tables),
             ("evaluation.category_features", items, self.evaluation.category_features),
@@ -168,16 +189,6 @@ class JobSettings(Settings):
             TableSpec(name=name, num_rows=rows, dim=architecture.width, vocabulary_digest=digest)
             for name, (rows, digest) in sizes.items()
         ]
-
-    def identity(
-        self, sections: Sequence[str], splits: Sequence[str], specs: Sequence[TableSpec]
-    ) -> dict[str, Any]:
-        """What tells one run from another: settings, the days of some splits, vocabularies."""
-        return {
-            **self.model_dump(mode="json", include=set(sections)),
-            "days": self.days.model_dump(mode="json", include=set(splits)),
-            "vocabularies": {spec.name: spec.vocabulary_digest for spec in specs},
-        }
 
     def embeddings_of(self, specs: Sequence[TableSpec]) -> EmbeddingSettings:
         """`[embeddings]` without the shardings of tables that a job does not have."""

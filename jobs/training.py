@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.sharding import describe_plan, set_table_learning_rate
 from embeddings.tables import TableSpec
 from jobs.checkpoints import CheckpointStore, Progress, newest_checkpoint
 from jobs.distributed import World
@@ -17,6 +18,7 @@ from jobs.loop import Hook, TrainingLoop
 from jobs.optimizers import dense_optimizer
 from jobs.prepare import prepare_all
 from jobs.runs import RunFolder
+from jobs.schedule import learning_rate_factor
 from jobs.settings import JobSettings, TrainingSettings
 from models.losses import LossSums
 from pipeline.batches import RankingBatch, SequenceBatch
@@ -73,7 +75,7 @@ class TrainingRun:
         loop = TrainingLoop(
             world=self.world,
             model=self.model,
-            forward=self.forward,
+            forward=self._forward,
             optimizer=optimizer,
             reader=self.reader,
             settings=self.training,
@@ -86,16 +88,33 @@ class TrainingRun:
         )
         loop.progress = progress
         loop.run()
+        lines = self.folder.lines() if self.world.is_first else []
+        samples, seconds = (
+            sum(line[name] for line in lines if line["kind"] == "train")
+            for name in ("samples", "seconds")
+        )
         return {
             "steps": loop.progress.step,
-            "samples": metrics.total_samples,
-            "train_seconds": metrics.total_seconds,
-            "samples_per_s": metrics.samples_per_s,
+            "samples": samples,
+            "train_seconds": seconds,
+            "samples_per_s": samples / seconds if seconds else None,
             "world_size": self.world.size,
             "device": self.world.device.type,
             "threads_per_rank": torch.get_num_threads(),
             "parameters": self._parameter_counts(),
         }
+
+    def _forward(self, batch: Any, step: int) -> LossSums:
+        """The model's forward pass, after the tables' own optimizer has its rate for the step."""
+        if self.settings.embeddings.schedule == "as_dense":
+            factor = learning_rate_factor(
+                step,
+                warmup_steps=self.training.warmup_steps,
+                total_steps=self.training.epochs * self.reader.steps_per_epoch,
+            )
+            rate = self.settings.embeddings.learning_rate * factor
+            set_table_learning_rate(self.model, rate)
+        return self.forward(batch, step)
 
     def _announce(self, checkpoint: Any) -> None:
         start = f"resumed from {checkpoint}" if checkpoint else "from the start"
@@ -104,6 +123,8 @@ class TrainingRun:
             f"an epoch, {self.world.size} ranks on {self.world.device.type}, "
             f"{torch.get_num_threads()} threads each, {start}"
         )
+        for line in describe_plan(self.model):
+            self.world.say(f"  {line}")
 
     def _parameter_counts(self) -> dict[str, int]:
         return {
@@ -175,10 +196,10 @@ def _features_of(settings: JobSettings, specs: Sequence[TableSpec]) -> tuple[Fea
 def _checked_days(
     settings: JobSettings, world: World, kind: str, days: tuple[date, date]
 ) -> list[date]:
-    """All days of a range; rank 0 compares their files with the manifests' digests."""
+    """All days of a range; the ranks share comparing their files with the manifests' digests."""
     every = days_between(*days)
-    if world.is_first and settings.reader.verify:
-        for day in every:
+    if settings.reader.verify:
+        for day in every[world.rank :: world.size]:
             folder = day_folder(settings.data.root, kind, day)
             verify_files(folder, read_manifest(folder))
     return every

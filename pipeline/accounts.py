@@ -55,6 +55,7 @@ class Account:
             f"source.max_set_aside_share = {source.max_set_aside_share} allows; {of_reason} for "
             f"{reason}, {self.by_file[file][reason]} of these in {file}{detail}; all reasons: "
             + ", ".join(f"{name} {number}" for name, number in sorted(bad.items()))
+            + ". Mend the files or [source] (columns, set_aside), or raise the share"
         )
 
     def written_into(self, contents: Contents, counts: Mapping[str, int]) -> Contents:

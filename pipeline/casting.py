@@ -113,4 +113,4 @@ def _time_of_number(column: Column, unit: str) -> Value:
         number = (present.clip(0, last) * scale).round().cast("int64")
     else:
         number = column.clip(0, last).cast("int64") * scale
-    return ibis.timestamp("1970-01-01 00:00:00") + number.as_interval("us")
+    return (ibis.timestamp("1970-01-01 00:00:00") + number.as_interval("us")).cast(TIME)

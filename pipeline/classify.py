@@ -64,7 +64,8 @@ def file_problem(
         theirs = source.column(name)
         if theirs not in footer.schema.names:
             if not _is_optional(name, source):
-                return "missing_column", f"no column {theirs!r}"
+                found = ", ".join(footer.schema.names)
+                return "missing_column", f"no column {theirs!r}; the file has {found}"
         elif name != "action" or source.action is None:
             dtype = footer.schema.field(theirs).type
             if not is_readable(dtype, kind):

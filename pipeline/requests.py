@@ -2,8 +2,9 @@
 
     encoded events + catalogue -> `baskets`, `histories`, `negatives` -> ROOT/requests/day=D
 
-The history ends strictly before the request's time; what a model may know of candidates was known
-then (positives carry the features of their own event, negatives those of the catalogue).
+The history ends strictly before the request's time. The features of all candidates, positives and
+negatives alike, are the catalogue's (an item's latest in the training days): if positives had those
+of their own event, a feature that changes over time would tell the label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -131,7 +132,9 @@ def _candidates(
     )
     rank = ibis.row_number().over(group_by="request_key", order_by=known.place)
     known = known.mutate(rank=rank)
-    positives = known.filter(known.rank < known.num_positives).select(columns)
+    bought = known.filter(known.rank < known.num_positives)
+    bought = bought.select("request_key", "place", "item_id", "label")
+    positives = bought.inner_join(catalogue.select(names), "item_id").select(columns)
     wanted = made.select("request_key", "known", "num_negatives")
     drawn = draw_negatives(wanted, known, num_items)
     drawn = drawn.inner_join(catalogue.select(names), "item_id")

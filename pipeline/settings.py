@@ -5,6 +5,8 @@ component receives its own settings, never the whole file. `jobs.settings` joins
 """
 
 import hashlib
+import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ __all__ = ["Settings", "load_settings", "settings_digest"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys forbidden, no silent coercion of types."""
+    """Base of all settings: frozen, unknown keys forbidden."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -39,12 +41,15 @@ def load_settings(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S
         values = tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config file: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(values, override)
     try:
-        return kind.model_validate(values)
+        # Strict as of JSON: text for dates and paths, but no text for numbers, no 1 for true.
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         lines = [_explain(kind, problem) for problem in error.errors()]
         raise ConfigError(f"{path}: " + "; ".join(lines)) from None
@@ -77,6 +82,10 @@ def _explain(kind: type[Settings], problem: Any) -> str:
         return f"{path}: unknown setting; known: {known}"
     if problem["type"] == "missing":
         return f"{path}: required setting is missing"
+    if problem["type"] == "model_type":
+        return f"{path}: is a section of settings, not a value (got {problem['input']!r})"
+    if problem["type"] == "value_error" and re.match(r"[a-z_]+(\.[a-z_]+)*: ", problem["msg"][13:]):
+        return problem["msg"].removeprefix("Value error, ")  # it names the setting itself
     got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
 

@@ -102,7 +102,7 @@ def plan_lines() -> list[str]:
         optimizer="adagrad", sharding={"item_id": "column_wise", "department": "data_parallel"}
     )
     model = sharded_model(settings, frozen=["department"])
-    return describe_plan(model.plan, model.module.tables)
+    return describe_plan(model)
 
 
 def test_plan_says_where_every_table_is():

@@ -4,10 +4,10 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import evaluate, export, pretrain, rank
-from jobs.runs import RunFolder
 from jobs.strategies import Strategy
 from pipeline.errors import (
     CheckpointError,
@@ -19,6 +19,7 @@ from pipeline.errors import (
     SchemaError,
     VocabularyError,
 )
+from pipeline.partitions import Contents, file_paths, publish, read_manifest
 from tests.integration.conftest import run, settings_of
 
 pytestmark = pytest.mark.integration
@@ -59,16 +60,49 @@ def test_dense_layers_of_another_depth(chain, copy):
         run(evaluate.evaluate, chain, copy, "ranking.architecture=L2H16A2")
 
 
+def test_runs_that_were_not_made_alike_are_said_to_be(chain, copy):
+    run(rank.rank, chain, copy, "ranking.strategy=ST", "ranking.training.epochs=2")
+    run(evaluate.evaluate, chain, copy)
+    folder = settings_of(chain, copy).evaluation_folder
+    sentence = "ST was not made like NT: ranking.training.epochs = 4, here 2."
+    assert sentence in (folder / "summary.txt").read_text()
+    assert sentence in (folder / "report.html").read_text()
+
+
 def test_a_table_that_is_not_named(chain, copy):
     with pytest.raises(ExportError, match="table category is in the export and in the model"):
         run(rank.rank, chain, copy, 'ranking.transfer_tables=["item_id"]')
 
 
 def test_exporting_a_run_of_another_vocabulary(chain, copy):
-    path = settings_of(chain, copy).pretraining_folder / "config.json"
+    path = settings_of(chain, copy).pretraining_folder / "identity.json"
     path.write_text(path.read_text().replace('"item_id": "', '"item_id": "other'))
     with pytest.raises(CheckpointError, match=r"vocabularies\.item_id = 'other"):
         run(export.export, chain, copy)
+
+
+def test_an_export_that_was_replaced_after_ranking(chain, copy):
+    run(pretrain.pretrain, chain, copy, "pretraining.training.seed=1")
+    run(export.export, chain, copy, "pretraining.training.seed=1")
+    with pytest.raises(
+        ExportError, match=r"item_id is not the one that strategy FT&SF was trained"
+    ):
+        run(evaluate.evaluate, chain, copy)
+    (settings_of(chain, copy).ranking_folder(Strategy.ST_SF) / "result.json").unlink()
+    with pytest.raises(CheckpointError, match=r"transferred\.tables"):
+        run(rank.rank, chain, copy, resume=True)
+
+
+def test_a_day_that_was_rebuilt_before_resuming(chain, copy):
+    settings = settings_of(chain, copy)
+    (settings.pretraining_folder / "result.json").unlink()
+    folder = settings.data.root / "sequences" / "day=2024-01-10"
+    manifest = read_manifest(folder)
+    rows = pq.read_table(file_paths(folder, manifest)).slice(1)
+    contents = Contents(**{name: getattr(manifest, name) for name in Contents.model_fields})
+    publish(folder, contents, rows.schema, rows.to_batches())
+    with pytest.raises(CheckpointError, match=r"content\.pretraining"):
+        run(pretrain.pretrain, chain, copy, resume=True)
 
 
 def test_a_missing_and_a_half_written_day(chain, copy):
@@ -98,8 +132,6 @@ def test_a_task_without_labels(chain, copy):
 
 def test_rows_of_another_vocabulary(chain, copy):
     for manifest in settings_of(chain, copy).data.root.glob("sequences/*/manifest.json"):
-        digest = RunFolder(settings_of(chain).pretraining_folder).path / "config.json"
-        assert digest.exists()
         text = manifest.read_text()
         start = text.index('"category":') + len('"category": "')
         manifest.write_text(text[:start] + "0000" + text[start + 4 :])

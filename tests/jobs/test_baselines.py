@@ -58,6 +58,7 @@ def test_baselines_are_what_a_loop_over_candidates_gives(tmp_path):
     draw = np.random.default_rng(3)
     counts = {1: 7, 2: 40, 3: 7}
     publish_catalogue(tmp_path, counts)
+    (tmp_path / "events").mkdir()
     scores, labels = {POPULARITY: [], "item_id": [], "brand": []}, []
     for day in DAYS:
         rows = list(random_rows(draw, 60))

@@ -1,36 +1,63 @@
+import json
+
 import pytest
 
-from jobs.runs import RunFolder
+from jobs.runs import RunFolder, write_json
 from pipeline.errors import CheckpointError
+from pipeline.settings import Settings
 
-IDENTITY = {"training": {"rate": 0.1, "log_every_steps": 4}, "days": ["a", "b"]}
+IDENTITY = {"ranking": {"training": {"rate": 0.1, "log_every_steps": 4}}, "days": ["a", "b"]}
 
 
-def with_rate(rate, **more):
-    return {**IDENTITY, "training": {"rate": rate, "log_every_steps": 4, **more}}
+class Whole(Settings):
+    everything: int = 1
+
+
+def with_training(**training):
+    return {**IDENTITY, "ranking": {"training": {"rate": 0.1, "log_every_steps": 4, **training}}}
+
+
+def start(run, identity=IDENTITY, *, resume=False):
+    run.start(Whole(), identity, resume=resume)
 
 
 def test_resuming_with_another_setting_names_it(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(IDENTITY, resume=False)
-    run.start(with_rate(0.1, log_every_steps=9), resume=True)
+    start(run)
+    start(run, with_training(log_every_steps=9), resume=True)
     with pytest.raises(CheckpointError, match=r"training\.rate = 0.1, now it is 0.2.*start over"):
-        run.start(with_rate(0.2), resume=True)
+        start(run, with_training(rate=0.2), resume=True)
 
 
 def test_a_setting_that_was_not_there_is_a_difference(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(IDENTITY, resume=False)
+    start(run)
     with pytest.raises(CheckpointError, match=r"training\.clip = None, now it is 1"):
-        run.check(with_rate(0.1, clip=1), "remedy")
-    run.check(with_rate(0.1, clip=1), "remedy", but_for=["clip"])
+        run.check(with_training(clip=1), "remedy")
+    run.check(with_training(clip=1), "remedy", but_for=["ranking.training.*"])
+
+
+def test_only_the_whole_path_is_left_out(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    start(run, {"vocabularies": {"verify": "a"}})
+    with pytest.raises(CheckpointError, match=r"vocabularies\.verify"):
+        run.check({"vocabularies": {"verify": "b"}}, "remedy")
+
+
+def test_an_unfinished_run_never_replaces_a_finished_one(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    start(run)
+    write_json(run.path / "result.json", {"auc": 1})
+    start(run)
+    start(run)
+    assert json.loads((tmp_path / "run.previous" / "result.json").read_text()) == {"auc": 1}
 
 
 def test_starting_over_keeps_the_run_before(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(IDENTITY, resume=False)
+    start(run)
     run.log({"step": 1})
-    run.start(IDENTITY, resume=False)
+    start(run)
     assert run.lines() == []
     assert RunFolder(tmp_path / "run.previous").lines() == [{"step": 1}]
 
