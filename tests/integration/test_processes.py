@@ -20,6 +20,10 @@ from tests.integration.conftest import run, settings_of, torchrun
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
+# Long enough that a run is still going when it is killed after its first checkpoint.
+LONGER = ("pretraining.training.epochs=20", "ranking.training.epochs=12")
+
+
 def elsewhere(config: Path, folder: Path) -> tuple[str, str]:
     """Overrides that put a copy of the prepared data, and all that follows, under `folder`."""
     root = settings_of(config).data.root
@@ -55,9 +59,10 @@ def test_a_killed_run_resumes_to_the_same_numbers(chain, tmp_path, verb):
     """A rank is killed in mid-training; after --resume all is as if nothing had been."""
     undisturbed = elsewhere(chain, tmp_path / "undisturbed")
     killed = elsewhere(chain, tmp_path / "killed")
-    subprocess.run(torchrun(2, verb, chain, *undisturbed), check=True)
+    longer = [part for override in LONGER for part in ("--set", override)]
+    subprocess.run(torchrun(2, verb, chain, *undisturbed, *longer), check=True)
 
-    command = torchrun(2, verb, chain, *killed)
+    command = torchrun(2, verb, chain, *killed, *longer)
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     folder = folder_of(verb, settings_of(chain, killed[1]))
     wait_for(lambda: any((folder / "checkpoints").glob("step-*")), process)
@@ -97,7 +102,7 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 
 def exported(config: Path, override: str) -> dict[str, str]:
     """Digests of all tables and of the dense layers after export."""
-    run(export.export, config, override)
+    run(export.export, config, override, *LONGER)
     manifest = read_export(settings_of(config, override).export_folder)
     tables = {name: table.digest for name, table in manifest.tables.items()}
     return {**tables, "dense": manifest.source["dense_sha256"]}

@@ -252,3 +252,15 @@ def test_files_of_a_day_may_have_other_types_and_column_order(root, source):
     clean(root, source)
     kept = rows_of(root, "events", DAY)
     assert [(row["user_id"], row["item_id"]) for row in kept] == [("1", 1), ("2", 2)]
+
+
+def test_files_of_a_day_may_tell_time_in_other_ways(root, source):
+    """Time stamps in one file, epoch milliseconds in the next, fractional ones in a third."""
+    write_day(source, DAY, [event("u", 1, at(DAY, 5))], name="a.parquet")
+    milliseconds = int(at(DAY, 6).timestamp() * 1000)
+    for name, item, time in (("b.parquet", 2, milliseconds), ("c.parquet", 3, milliseconds + 0.5)):
+        write_day(source, DAY, [event("u", item, time)], name=name)
+    _, manifest = clean(root, source, time_unit="ms")
+    assert manifest.set_aside == {}
+    hours = sorted((row["item_id"], row["event_time"].hour) for row in rows_of(root, "events", DAY))
+    assert hours == [(1, 5), (2, 6), (3, 6)]
