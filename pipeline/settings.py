@@ -84,10 +84,11 @@ def _explain(kind: type[Settings], problem: Any) -> str:
         return f"{path}: required setting is missing"
     if problem["type"] == "model_type":
         return f"{path}: is a section of settings, not a value (got {problem['input']!r})"
-    if problem["type"] == "value_error" and re.match(r"[a-z_]+(\.[a-z_]+)*: ", problem["msg"][13:]):
-        return problem["msg"].removeprefix("Value error, ")  # it names the setting itself
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and re.match(r"[a-z_]+(\.[a-z_]+)+\b", text):
+        return text  # it names the setting itself
     got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{got}"
+    return f"{path}: {text}{got}"
 
 
 def _model_at(kind: type[Settings], location: Sequence[str | int]) -> type[Settings] | None:
