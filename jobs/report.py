@@ -21,6 +21,7 @@ from jobs.findings import (
 )
 from jobs.metrics import RankingResult
 from jobs.run_records import RunRecord, baseline_records, load_run
+from jobs.strategies import Strategy
 
 __all__ = [
     "RunRecord",
@@ -37,11 +38,15 @@ _TERMINAL_WIDTH = 95
 
 _STRATEGIES: Sequence[Row] = (
     ("strategy", "embedding tables", "dense layers"),
-    ("NT", "random", "random"),
-    ("FT", "from pretraining", "from pretraining"),
-    ("ST", "from pretraining", "random"),
-    ("FT&SF", "from pretraining, frozen", "from pretraining"),
-    ("ST&SF", "from pretraining, frozen", "random"),
+    *(
+        (
+            strategy.value,
+            ("from pretraining" if strategy.transfers_tables else "random")
+            + (", frozen" if strategy.freezes_tables else ""),
+            "from pretraining" if strategy.transfers_dense else "random",
+        )
+        for strategy in Strategy
+    ),
 )
 
 _STYLE = """
