@@ -2,10 +2,11 @@
 
     ROOT/<kind>/day=YYYY-MM-DD/part-00000-<content>.parquet ... manifest.json
 
-Data files come first, under names that carry a digest of their content; `manifest.json`, which
-names them, comes last and atomically. Readers read manifests, never list files: a folder without
-a manifest was never published, and files that no manifest names do not exist for anybody. A rerun
-replaces the manifest in one step and then removes what the new one does not name.
+ROOT is a local folder or one in an S3 store. Data files come first, under names that carry a
+digest of their content; `manifest.json`, which names them, comes last and atomically. Readers read
+manifests, never list files: a folder without a manifest was never published, and files that no
+manifest names do not exist for anybody. A rerun replaces the manifest in one step and then removes
+what the new one does not name.
 """
 
 import os
@@ -13,14 +14,27 @@ from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from pipeline.digests import file_sha256, texts_digest
+from pipeline.digests import file_sha256
 from pipeline.errors import CorruptFileError, DigestError, HalfWrittenDayError, MissingDayError
-from pipeline.settings import Settings
+from pipeline.manifests import MANIFEST_NAME, Contents, FileEntry, Manifest
+from pipeline.storage import (
+    L,
+    Location,
+    S3Path,
+    file_sizes,
+    joined,
+    location_of,
+    read_bytes,
+    remove_file,
+    sha256_of,
+    upload_file,
+)
 
 __all__ = [
     "Contents",
@@ -32,60 +46,16 @@ __all__ = [
     "find_manifest",
     "publish",
     "read_manifest",
+    "upload_folder",
     "verify_files",
 ]
 
-MANIFEST_NAME = "manifest.json"
 ROW_GROUPS_PER_FILE = 1024
 
 
-class FileEntry(Settings):
-    """One data file of a published folder."""
-
-    name: str
-    num_rows: int
-    row_group_rows: tuple[int, ...]
-    num_bytes: int
-    sha256: str
-
-
-class Contents(Settings):
-    """What a folder holds and what it was made from: a manifest without its files."""
-
-    kind: str
-    # None for a folder that is not of one day (a vocabulary, the catalogue).
-    day: date | None = None
-    counts: dict[str, int] = Field(default={})
-    # Rows of the source that are not in here: reason -> rows, and file -> reason -> rows.
-    set_aside: dict[str, int] = Field(default={})
-    set_aside_files: dict[str, dict[str, int]] = Field(default={})
-    input_digest: str = ""
-    config_digest: str = ""
-    code_version: str = ""
-    # Feature -> digest of the vocabulary its rows refer to.
-    vocabularies: dict[str, str] = Field(default={})
-
-
-class Manifest(Contents):
-    """Everything a reader may believe about a published folder."""
-
-    files: tuple[FileEntry, ...]
-    num_rows: int
-
-    @property
-    def content_digest(self) -> str:
-        """Sixteen hex digits that change when any byte of the data does."""
-        return texts_digest(entry.sha256 for entry in self.files)
-
-    def same_build(self, contents: Contents) -> bool:
-        """Whether inputs, settings and code are those of `contents`: nothing to do again."""
-        names = ("kind", "day", "input_digest", "config_digest", "code_version")
-        return all(getattr(self, name) == getattr(contents, name) for name in names)
-
-
-def day_folder(root: Path, kind: str, day: date) -> Path:
+def day_folder(root: L, kind: str, day: date) -> L:
     """ROOT/kind/day=YYYY-MM-DD."""
-    return Path(root) / kind / f"day={day.isoformat()}"
+    return joined(root, kind, f"day={day.isoformat()}")
 
 
 def days_between(first: date, last: date) -> list[date]:
@@ -93,45 +63,48 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
-def file_paths(folder: Path, manifest: Manifest) -> list[Path]:
+def file_paths(folder: L, manifest: Manifest) -> list[L]:
     """The data files that the manifest names, in its order."""
-    return [Path(folder) / entry.name for entry in manifest.files]
+    return [joined(folder, entry.name) for entry in manifest.files]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """The manifest of a published folder whose files are all there, each of its recorded size.
 
     Raises:
         MissingDayError: no such folder.
         HalfWrittenDayError: no manifest, or a file it names is missing or of another size.
         CorruptFileError: the manifest is not one.
+        DataError: the store refused, or cannot be reached.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingDayError(f"{folder}: no such folder; run `prepare` for this day first")
+    folder = location_of(folder)
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    try:
+        content = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        content = None
+    sizes = file_sizes(folder)
+    if sizes is None:
+        raise MissingDayError(f"{folder}: no such folder; run `prepare` for this day first")
+    if content is None:
         raise HalfWrittenDayError(f"{folder}: no {MANIFEST_NAME}, so never whole; prepare it again")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise CorruptFileError(f"{path}: not a manifest of this version: {problem}") from None
     for entry in manifest.files:
-        _check_size(folder / entry.name, entry)
+        num_bytes = sizes.get(entry.name)
+        if num_bytes != entry.num_bytes:
+            found = "is missing" if num_bytes is None else f"has {num_bytes} bytes"
+            raise HalfWrittenDayError(
+                f"{folder / entry.name}: {found}, the manifest says {entry.num_bytes} bytes; "
+                "prepare the day again"
+            )
     return manifest
 
 
-def _check_size(path: Path, entry: FileEntry) -> None:
-    num_bytes = path.stat().st_size if path.is_file() else None
-    if num_bytes != entry.num_bytes:
-        found = "is missing" if num_bytes is None else f"has {num_bytes} bytes"
-        raise HalfWrittenDayError(
-            f"{path}: {found}, the manifest says {entry.num_bytes} bytes; prepare the day again"
-        )
-
-
-def find_manifest(folder: Path) -> Manifest | None:
+def find_manifest(folder: Location) -> Manifest | None:
     """Like `read_manifest`, but None where nothing whole is published."""
     try:
         return read_manifest(folder)
@@ -139,14 +112,15 @@ def find_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
+def verify_files(folder: Location, manifest: Manifest) -> None:
     """Read every file and compare its digest.
 
     Raises:
         DigestError: the bytes of a file, which it names, are not those that were published.
+        DataError: the folder's store refused, or cannot be reached.
     """
     for path, entry in zip(file_paths(folder, manifest), manifest.files, strict=True):
-        found = file_sha256(path)
+        found = sha256_of(path)
         if found != entry.sha256:
             raise DigestError(
                 f"{path}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; "
@@ -155,7 +129,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def publish(
-    folder: Path,
+    folder: Location,
     contents: Contents,
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
@@ -164,9 +138,14 @@ def publish(
     """Write the batches' rows, in their order, and make them visible in one step.
 
     Row groups have exactly `row_group_rows` rows, the last one of the folder may have fewer: they
-    are the unit in which readers shuffle and share out rows. No rows, no files.
+    are the unit in which readers shuffle and share out rows. No rows, no files. What is for a
+    store is written to a temporary folder and uploaded.
     """
-    folder = Path(folder)
+    folder = location_of(folder)
+    if isinstance(folder, S3Path):
+        with TemporaryDirectory() as written:
+            publish(Path(written), contents, schema, batches, row_group_rows)
+            return upload_folder(Path(written), folder)
     folder.mkdir(parents=True, exist_ok=True)
     groups = _row_groups(batches, schema, row_group_rows)
     entries: list[FileEntry] = []
@@ -248,3 +227,23 @@ def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
     for path in folder.iterdir():
         if path.name not in named:
             path.unlink()
+
+
+def upload_folder(source: Path, target: S3Path) -> Manifest:
+    """Copy a published folder into a store: its files, then its manifest by one PUT.
+
+    Raises:
+        DataError: a local file is missing or changed; the store refused, or cannot be reached.
+    """
+    manifest = read_manifest(source)
+    verify_files(source, manifest)
+    there = file_sizes(target) or {}
+    for entry in manifest.files:
+        # The name carries the content's digest: one of that name and size is the file itself, left
+        # by an upload that broke off.
+        if there.get(entry.name) != entry.num_bytes:
+            upload_file(source / entry.name, target / entry.name)
+    upload_file(source / MANIFEST_NAME, target / MANIFEST_NAME)
+    for name in there.keys() - {MANIFEST_NAME, *(entry.name for entry in manifest.files)}:
+        remove_file(target / name)
+    return manifest

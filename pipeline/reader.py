@@ -6,22 +6,16 @@ The order of rows is `pipeline.placement`'s; its state is (epoch, step), so a ru
 checkpoint on any world size without reading what it has seen.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Generator, Iterator, Sequence
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from pipeline.batches import RankingBatch, SequenceBatch
-from pipeline.decode import Decoder, RankingDecoder, SequenceDecoder
-from pipeline.errors import ConfigError
-from pipeline.jagged import Pick
+from pipeline.example_sets import B, Examples, ReaderSettings, Requests, Sequences
+from pipeline.jagged import Pick, Rows
 from pipeline.placement import (
+    Segment,
     epoch_order,
     lane_segments,
     lanes_of_rank,
@@ -30,81 +24,20 @@ from pipeline.placement import (
     steps_per_epoch,
 )
 from pipeline.prefetch import prefetched
+from pipeline.read_ahead import LaneReaders
 from pipeline.row_groups import RowGroupFiles, RowGroups
-from pipeline.schema import FeatureSettings
-from pipeline.settings import Settings
+from pipeline.shuffle_memory import shuffle_memory_bytes
 
 __all__ = ["Examples", "Reader", "ReaderSettings", "Requests", "Sequences"]
 
-B = TypeVar("B", SequenceBatch, RankingBatch)
 Int64Array = NDArray[np.int64]
-
-
-class ReaderSettings(Settings):
-    """How rows become batches; none of it depends on the world size."""
-
-    # Rows (sequences or requests) of a step, on all ranks together.
-    batch_size: int = Field(default=512, ge=1)
-    # Equal parts of an epoch that are read side by side; at least as many as ranks.
-    lanes: int = Field(default=8, ge=1)
-    # Batches made ahead by a background thread; 0: none, no thread.
-    prefetch: int = Field(default=4, ge=0)
-    seed: int = Field(default=0, ge=0)
-    # Keep this many of a request's latest history tokens; unset: all of them.
-    max_history: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _lanes_divide_batch(self) -> "ReaderSettings":
-        # Not a ValueError: settings made in code, past `load_settings`, raise the same error.
-        if self.batch_size % self.lanes:
-            raise ConfigError(
-                f"reader.lanes: {self.lanes} lanes cannot share reader.batch_size "
-                f"{self.batch_size} equally; make it a multiple of {self.lanes}"
-            )
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples(ABC, Generic[B]):
-    """Which rows to read, and which of their columns."""
-
-    root: Path
-    days: Sequence[date]
-    features: Sequence[FeatureSettings]
-    vocabularies: Mapping[str, str] = field(default_factory=dict[str, str])
-    """feature -> digest of the vocabulary that the rows must have been built with"""
-    kind: ClassVar[str]
-
-    @abstractmethod
-    def decoder(self, settings: ReaderSettings) -> Decoder[B]:
-        """What turns the files' tables into batches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences(Examples[SequenceBatch]):
-    """Sequences of clicks, whole."""
-
-    kind = "sequences"
-
-    def decoder(self, settings: ReaderSettings) -> SequenceDecoder:  # noqa: ARG002 (see below)
-        """No setting applies: prepare has cut sequences to their length."""
-        return SequenceDecoder(self.features)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Requests(Examples[RankingBatch]):
-    """Requests with the labels of one task."""
-
-    kind = "requests"
-    task: str
-
-    def decoder(self, settings: ReaderSettings) -> RankingDecoder:
-        """With histories cut to `max_history`."""
-        return RankingDecoder(self.features, self.task, settings.max_history)
 
 
 class Reader(Generic[B]):
     """Batches of one rank.
+
+    Shuffling holds a few decoded row groups a lane, never a day: at most `shuffle_memory_bytes`,
+    whose formula is in `pipeline.shuffle_memory`. On top come the batches made ahead.
 
     Args:
         shuffle: permute row groups and the rows in them each epoch, or keep the order of the files.
@@ -114,6 +47,7 @@ class Reader(Generic[B]):
         ConfigError: more ranks than `reader.lanes`.
         SchemaError: the first file lacks a column or the task's labels.
         MissingDayError, HalfWrittenDayError, CorruptFileError, VocabularyError: a day is not fit.
+        DataError: the store refused, or cannot be reached.
     """
 
     def __init__(
@@ -127,13 +61,12 @@ class Reader(Generic[B]):
         pin_memory: bool = False,
     ) -> None:
         self._lanes = lanes_of_rank(settings.lanes, world_size, rank)
+        self._rows_per_step = settings.batch_size // settings.lanes
         self._settings = settings
         self._seed = settings.seed if shuffle else None
         self._pin_memory = pin_memory
         self._decoder = examples.decoder(settings)
-        self._row_groups = RowGroups(
-            examples.root, examples.kind, examples.days, examples.vocabularies
-        )
+        self._row_groups = RowGroups(examples.folders, examples.vocabularies)
         files = RowGroupFiles(self._row_groups, self._decoder)
         files.check_schema()
         files.close()
@@ -156,6 +89,7 @@ class Reader(Generic[B]):
 
         Raises:
             CorruptFileError, DigestError, SchemaError: from a file, with its path.
+            DataError: the store refused, or cannot be reached.
         """
         return prefetched(self._make(epoch, first_step), self._settings.prefetch)
 
@@ -163,46 +97,73 @@ class Reader(Generic[B]):
         """Day, file and row numbers of a batch's rows, short enough for an error message."""
         return self._row_groups.describe(batch.row_ids.cpu().numpy())
 
+    def shuffle_memory_bytes(self) -> int:
+        """The most bytes that this rank's shuffling holds at once; every file is opened for it."""
+        return shuffle_memory_bytes(
+            self._row_groups,
+            self._decoder,
+            lanes=len(self._lanes),
+            rows_per_step=self._rows_per_step,
+            workers=self._settings.workers,
+        )
+
     def _make(self, epoch: int, first_step: int) -> Generator[B, None, None]:
-        files = RowGroupFiles(self._row_groups, self._decoder)
+        readers = LaneReaders(self._row_groups, self._decoder, self._settings.workers)
         try:
-            order = epoch_order(len(self._row_groups.rows), self._seed, epoch)
-            lanes = [self._lane(files, lane, epoch, order, first_step) for lane in self._lanes]
+            lanes = self._start_lanes(readers, epoch, first_step)
             for _ in range(first_step, self.steps_per_epoch):
-                picks = [pick for lane in lanes for pick in next(lane, [])]
-                batch = self._decoder.batch(picks) if picks else self._filler(files)
+                batch = self._batch(lanes)
                 yield batch.pin_memory() if self._pin_memory else batch
         finally:
-            files.close()
+            readers.close()
 
-    def _lane(
-        self, files: RowGroupFiles, lane: int, epoch: int, order: Int64Array, first_step: int
+    def _batch(self, lanes: Sequence[Iterator[list[Pick]]]) -> B:
+        """One step's rows; no row group is kept for it once they are gathered."""
+        picks = [pick for lane in lanes for pick in next(lane, [])]
+        return self._decoder.batch(picks) if picks else self._filler()
+
+    def _start_lanes(
+        self, readers: LaneReaders, epoch: int, first_step: int
+    ) -> list[Iterator[list[Pick]]]:
+        """The rank's lanes, each giving its rows of one step after the other."""
+        order = epoch_order(len(self._row_groups.rows), self._seed, epoch)
+        lanes: list[Iterator[list[Pick]]] = []
+        for index, lane in enumerate(self._lanes):
+            segments = lane_segments(
+                self._row_groups.rows,
+                order,
+                lanes=self._settings.lanes,
+                lane=lane,
+                batch_size=self._settings.batch_size,
+                first_step=first_step,
+            )
+            rows = readers.lane(index, [segment.row_group for segment in segments])
+            lanes.append(self._picks(segments, rows, epoch))
+        return lanes
+
+    def _picks(
+        self, segments: Sequence[Segment], row_groups: Iterator[Rows], epoch: int
     ) -> Iterator[list[Pick]]:
-        """One lane's rows of each step, holding one row group at a time."""
-        lanes, batch_size = self._settings.lanes, self._settings.batch_size
-        segments = lane_segments(
-            self._row_groups.rows,
-            order,
-            lanes=lanes,
-            lane=lane,
-            batch_size=batch_size,
-            first_step=first_step,
-        )
+        """One lane's rows of each step, holding no row group but those that they lie in."""
         held: dict[int, Pick] = {}
-        for step in segments_by_step(segments, batch_size // lanes):
+        for step in segments_by_step(segments, self._rows_per_step):
             picks: list[Pick] = []
             for row_group, first, last in step:
                 if row_group not in held:
                     num_rows = int(self._row_groups.rows[row_group])
                     indices = row_permutation(num_rows, self._seed, epoch, row_group)
-                    held = {row_group: Pick(files.read(row_group), indices)}
+                    held = {row_group: Pick(next(row_groups), indices)}
                 rows, indices = held[row_group]
                 picks.append(Pick(rows, indices[first:last]))
             yield picks
 
-    def _filler(self, files: RowGroupFiles) -> B:
+    def _filler(self) -> B:
         """A short row (not an empty one, where there is another), with weights 0."""
-        rows = files.read_head(int(np.flatnonzero(self._row_groups.rows)[0]))
+        files = RowGroupFiles(self._row_groups, self._decoder)
+        try:
+            rows = files.read_head(int(np.flatnonzero(self._row_groups.rows)[0]))
+        finally:
+            files.close()
         lengths = rows.lengths
         shortest = np.argmin(np.where(lengths > 0, lengths, np.iinfo(np.int64).max))
         return self._decoder.batch([Pick(rows, np.array([shortest]))], filler=True)

@@ -6,9 +6,8 @@ to plan an epoch. `RowGroups` numbers all row groups and all rows in the order o
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from datetime import date
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -20,11 +19,14 @@ from numpy.typing import NDArray
 from pipeline.decode import Decoder
 from pipeline.errors import CorruptFileError, DigestError, VocabularyError
 from pipeline.jagged import Rows
-from pipeline.partitions import Manifest, day_folder, read_manifest
+from pipeline.manifests import Manifest
+from pipeline.partitions import read_manifest
+from pipeline.storage import Location, S3Path, open_parquet, store_errors
 
-__all__ = ["RowGroupFiles", "RowGroups"]
+__all__ = ["MAX_OPEN_FILES", "RowGroupFiles", "RowGroups"]
 
 MAX_OPEN_FILES = 16
+MANIFEST_THREADS = 16
 # Rows looked at to find a short one.
 HEAD_ROWS = 64
 # How much of a batch an error message describes.
@@ -35,31 +37,32 @@ Int64Array = NDArray[np.int64]
 
 
 class _File(NamedTuple):
-    path: Path
-    day: date
+    path: Location
+    label: str
     row_group_rows: tuple[int, ...]
 
 
 class RowGroups:
-    """All row groups of some days of sequences or requests.
+    """All row groups of some published folders of sequences or requests, in their order.
 
     Args:
-        vocabularies: feature -> digest the rows must have been built with.
+        vocabularies: feature -> digests the rows may have been built with: the vocabulary in use
+            and what it grew from.
 
     Raises:
         MissingDayError, HalfWrittenDayError, CorruptFileError: from the days' manifests.
-        VocabularyError: a day was built with another vocabulary.
+        VocabularyError: a folder was built with another vocabulary.
     """
 
     def __init__(
-        self, root: Path, kind: str, days: Sequence[date], vocabularies: Mapping[str, str]
+        self, folders: Sequence[Location], vocabularies: Mapping[str, Collection[str]]
     ) -> None:
         self.files: list[_File] = []
-        for day in sorted(days):
-            folder = day_folder(root, kind, day)
-            manifest = read_manifest(folder)
-            _check_vocabularies(manifest, f"{kind} of day {day}", vocabularies)
-            self.files += [_File(folder / f.name, day, f.row_group_rows) for f in manifest.files]
+        for folder, manifest in zip(folders, _read_manifests(folders), strict=True):
+            _check_vocabularies(manifest, str(folder), vocabularies)
+            for file in manifest.files:
+                label = f"{folder.name}/{file.name}"
+                self.files.append(_File(folder / file.name, label, file.row_group_rows))
         counts = [len(file.row_group_rows) for file in self.files]
         self.rows: Int64Array = np.array(
             [rows for file in self.files for rows in file.row_group_rows], dtype=np.int64
@@ -86,7 +89,7 @@ class RowGroups:
         file_numbers = np.searchsorted(first_rows, row_ids, "right") - 1
         found = np.unique(file_numbers)
         parts = [
-            f"day={self.files[file].day}/{self.files[file].path.name} "
+            f"{self.files[file].label} "
             f"rows {_ranges(row_ids[file_numbers == file] - first_rows[file])}"
             for file in found[:MAX_FILES_SHOWN].tolist()
         ]
@@ -95,13 +98,23 @@ class RowGroups:
         return "; ".join(parts)
 
 
-def _check_vocabularies(manifest: Manifest, what: str, expected: Mapping[str, str]) -> None:
-    for feature, digest in sorted(expected.items()):
+def _read_manifests(folders: Sequence[Location]) -> list[Manifest]:
+    """Of all folders; a store is asked for several at a time, since each takes three requests."""
+    if not any(isinstance(folder, S3Path) for folder in folders):
+        return [read_manifest(folder) for folder in folders]
+    with ThreadPoolExecutor(MANIFEST_THREADS) as threads:
+        return list(threads.map(read_manifest, folders))
+
+
+def _check_vocabularies(
+    manifest: Manifest, what: str, expected: Mapping[str, Collection[str]]
+) -> None:
+    for feature, digests in sorted(expected.items()):
         found = manifest.vocabularies.get(feature, "none")
-        if found != digest:
+        if found not in digests:
             raise VocabularyError(
-                f"{what}: feature {feature} was built with vocabulary {found}, but {digest} is in "
-                "use; run prepare again for this day"
+                f"{what}: feature {feature} was built with vocabulary {found}, which is neither "
+                "the one in use nor one that it grew from; run prepare again for this day"
             )
 
 
@@ -122,6 +135,7 @@ class RowGroupFiles:
         CorruptFileError: a file cannot be read.
         DigestError: a file's row groups are not those its manifest names.
         SchemaError: a file lacks a column, or one has another type or nulls.
+        DataError: the store refused, or cannot be reached.
     """
 
     def __init__(self, row_groups: RowGroups, decoder: Decoder[Any]) -> None:
@@ -143,6 +157,10 @@ class RowGroupFiles:
         """The first rows of a row group, decoded."""
         return self._decode(row_group, self._read_first_batch)
 
+    def metadata(self, number: int) -> pq.FileMetaData:
+        """The footer of a file."""
+        return self._file(number).metadata
+
     def check_schema(self) -> None:
         """Check the first file, so that a missing column shows before any work is done."""
         if self._row_groups.files:
@@ -159,7 +177,8 @@ class RowGroupFiles:
         path = self._row_groups.files[number].path
         file = self._file(number)
         try:
-            table = read(file, index)
+            with store_errors(path):
+                table = read(file, index)
         except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise _corrupt(path, error) from error
         first_row = int(self._row_groups.starts[row_group])
@@ -185,7 +204,7 @@ class RowGroupFiles:
 
     def _open_file(self, entry: _File) -> pq.ParquetFile:
         try:
-            file = pq.ParquetFile(entry.path)
+            file = open_parquet(entry.path)
         except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise _corrupt(entry.path, error) from error
         metadata = file.metadata
@@ -200,5 +219,5 @@ class RowGroupFiles:
         return file
 
 
-def _corrupt(path: Path, error: Exception) -> CorruptFileError:
+def _corrupt(path: Location, error: Exception) -> CorruptFileError:
     return CorruptFileError(f"{path}: cannot be read ({error}); run prepare again for this day")

@@ -4,7 +4,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import CorruptFileError, DigestError, HalfWrittenDayError, MissingDayError
+from pipeline import partitions
+from pipeline.errors import (
+    CorruptFileError,
+    DataError,
+    DigestError,
+    HalfWrittenDayError,
+    MissingDayError,
+)
 from pipeline.partitions import (
     Contents,
     day_folder,
@@ -13,8 +20,12 @@ from pipeline.partitions import (
     find_manifest,
     publish,
     read_manifest,
+    upload_folder,
     verify_files,
 )
+from pipeline.storage import S3Path, read_table
+
+pytest_plugins = ["tests.s3"]
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 CONTENTS = Contents(kind="requests", day=date(2024, 5, 1), counts={"requests": 10})
@@ -29,7 +40,9 @@ def batches(*sizes):
 
 def numbers(folder):
     paths = file_paths(folder, read_manifest(folder))
-    return [number for path in paths for number in pq.read_table(path)["number"].to_pylist()]
+    return [
+        number for path in paths for number in read_table([path], ["number"])["number"].to_pylist()
+    ]
 
 
 def test_days_between_has_both_ends():
@@ -38,7 +51,9 @@ def test_days_between_has_both_ends():
 
 
 def test_day_folder(tmp_path):
-    assert day_folder(tmp_path, "events", date(2024, 5, 1)) == tmp_path / "events/day=2024-05-01"
+    day = date(2024, 5, 1)
+    assert day_folder(tmp_path, "events", day) == tmp_path / "events/day=2024-05-01"
+    assert str(day_folder(S3Path("b", "a"), "events", day)) == "s3://b/a/events/day=2024-05-01"
 
 
 @pytest.mark.parametrize("sizes", [(10,), (1, 2, 3, 4), (7, 3), (4, 4, 2), (0, 10)])
@@ -126,3 +141,98 @@ def test_same_build_looks_at_inputs_settings_and_code(tmp_path):
     assert manifest.same_build(CONTENTS.model_copy(update={"counts": {}}))
     for name in ("input_digest", "config_digest", "code_version"):
         assert not manifest.same_build(CONTENTS.model_copy(update={name: "other"}))
+
+
+def test_publishing_to_a_store_is_as_to_the_disk(s3, s3_folder, tmp_path):
+    local = publish(tmp_path / "day", CONTENTS, SCHEMA, batches(10), row_group_rows=4)
+    s3.requests.clear()
+    assert publish(s3_folder, CONTENTS, SCHEMA, batches(10), row_group_rows=4) == local
+    puts = [request for request in s3.requests if request.startswith("P")]
+    names = (local.files[0].name, "manifest.json")
+    assert puts == [f"PUT /{(s3_folder / name).arrow_path}" for name in names]
+    assert read_manifest(s3_folder) == local
+    assert numbers(s3_folder) == list(range(10))
+    verify_files(s3_folder, local)
+    assert s3.read(s3_folder / "manifest.json") == (tmp_path / "day/manifest.json").read_bytes()
+
+
+def test_a_folder_in_a_store_is_replaced_in_one_step(s3, s3_folder):
+    publish(s3_folder, CONTENTS, SCHEMA, batches(3))
+    s3.write(s3_folder / "part-00000-left.parquet", b"left by a killed run")
+    second = publish(s3_folder, CONTENTS, SCHEMA, batches(5))
+    assert sorted(s3.keys(s3_folder)) == ["manifest.json", second.files[0].name]
+    assert numbers(s3_folder) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 3])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_upload_that_breaks_off_is_invisible_and_goes_on(
+    s3, s3_folder, tmp_path, monkeypatch, num_done, is_new
+):
+    upload_file = partitions.upload_file
+    before = None if is_new else publish(s3_folder, CONTENTS, SCHEMA, batches(2))
+    monkeypatch.setattr(partitions, "ROW_GROUPS_PER_FILE", 1)
+    after = publish(tmp_path, CONTENTS, SCHEMA, batches(9), row_group_rows=3)
+    done = []
+
+    def killed(source, target):
+        if len(done) == num_done:
+            raise KeyboardInterrupt
+        done.append(target.name)
+        upload_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "upload_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            upload_folder(tmp_path, s3_folder)
+    names = [entry.name for entry in after.files]
+    assert done == names[:num_done]
+    assert find_manifest(s3_folder) == before
+    s3.requests.clear()
+    assert upload_folder(tmp_path, s3_folder) == read_manifest(s3_folder) == after
+    # What had arrived is not sent again.
+    puts = [request.rpartition("/")[2] for request in s3.requests if request.startswith("PUT")]
+    assert [name for name in puts if name] == [*names[num_done:], "manifest.json"]
+    assert sorted(s3.keys(s3_folder)) == ["manifest.json", *names]
+
+
+def test_what_is_damaged_here_is_not_uploaded(s3, s3_folder, tmp_path):
+    manifest = publish(tmp_path, CONTENTS, SCHEMA, batches(3))
+    path = tmp_path / manifest.files[0].name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DigestError, match=path.name):
+        upload_folder(tmp_path, s3_folder)
+    assert s3.keys(s3_folder) == {}
+
+
+def test_what_is_not_whole_in_a_store_has_its_own_error(s3, s3_folder):
+    with pytest.raises(MissingDayError, match=f"{s3_folder}: no such folder"):
+        read_manifest(s3_folder)
+    manifest = publish(s3_folder, CONTENTS, SCHEMA, batches(3))
+    path = s3_folder / manifest.files[0].name
+    content = bytearray(s3.read(path))
+    content[len(content) // 2] ^= 1
+    s3.write(path, content)
+    with pytest.raises(DigestError, match=f"{path}: sha256 is"):
+        verify_files(s3_folder, read_manifest(s3_folder))
+    s3.write(path, content[:-1])
+    with pytest.raises(HalfWrittenDayError, match=f"{path}: has"):
+        read_manifest(s3_folder)
+    s3.remove(path)
+    with pytest.raises(HalfWrittenDayError, match=f"{path}: is missing"):
+        read_manifest(s3_folder)
+    s3.write(s3_folder / "manifest.json", b"{}")
+    with pytest.raises(CorruptFileError, match=f"{s3_folder}/manifest.json: not a manifest"):
+        read_manifest(s3_folder)
+    s3.remove(s3_folder / "manifest.json")
+    with pytest.raises(HalfWrittenDayError, match=f"{s3_folder}: no manifest"):
+        read_manifest(s3_folder)
+
+
+def test_a_store_that_refuses_is_not_taken_for_an_empty_one(s3, s3_folder, monkeypatch):
+    publish(s3_folder, CONTENTS, SCHEMA, batches(3))
+    s3.deny(monkeypatch)
+    with pytest.raises(DataError, match=f"{s3_folder}/manifest.json: access is denied"):
+        find_manifest(s3_folder)

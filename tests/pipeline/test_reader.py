@@ -1,30 +1,42 @@
 """Reading published days: what comes out is what was written, on any world size, from any step."""
 
+import dataclasses
 import itertools
+import subprocess
+import sys
 import threading
 import weakref
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import pipeline.reader
 import pipeline.row_groups
-from pipeline.decode import SequenceDecoder
+import pipeline.storage
+from pipeline.decode import RankingDecoder, SequenceDecoder
 from pipeline.errors import (
     ConfigError,
     CorruptFileError,
+    DataError,
     DigestError,
+    HalfWrittenDayError,
     MissingDayError,
     SchemaError,
     VocabularyError,
 )
 from pipeline.partitions import Contents, day_folder, days_between, publish, read_manifest
+from pipeline.read_ahead import worker_of_lane
 from pipeline.reader import Reader, ReaderSettings, Requests, Sequences
 from pipeline.row_groups import RowGroupFiles, RowGroups
 from pipeline.schema import FeatureSettings, requests_schema, sequences_schema
+from pipeline.storage import S3Path
+
+pytest_plugins = ["tests.s3"]
 
 FEATURES = [
     FeatureSettings(name="item_id"),
@@ -35,6 +47,8 @@ DAYS = days_between(date(2024, 3, 1), date(2024, 3, 3))
 ROWS_OF_DAY = [23, 0, 34]
 NUM_ROWS = sum(ROWS_OF_DAY)
 VOCABULARIES = {"item_id": "aaaa", "department": "bbbb", "store_id": "cccc"}
+# What the vocabularies in use grew from counts too.
+LINEAGES = {name: {digest, f"later-{digest}"} for name, digest in VOCABULARIES.items()}
 
 
 def history(row):
@@ -100,12 +114,16 @@ def write_days(folder, kind, make, schema):
         publish(day_folder(folder, kind, day), contents, schema, table.to_batches(), 8)
 
 
+def folders(root, kind):
+    return [day_folder(root, kind, day) for day in DAYS]
+
+
 def reader(root, kind="requests", *, shuffle=True, rank=0, world_size=1, **settings):
     of = {
         "root": root,
         "days": settings.pop("days", DAYS),
         "features": settings.pop("features", FEATURES),
-        "vocabularies": settings.pop("vocabularies", VOCABULARIES),
+        "vocabularies": settings.pop("vocabularies", LINEAGES),
     }
     task = settings.pop("task", "ctr")
     examples: Any = Requests(task=task, **of) if kind == "requests" else Sequences(**of)
@@ -207,7 +225,7 @@ def test_resume_opens_no_file_of_rows_already_seen(root, monkeypatch):
             super().__init__(path)
 
     source = reader(root, shuffle=False, lanes=1)
-    monkeypatch.setattr(pipeline.row_groups.pq, "ParquetFile", Recorded)
+    monkeypatch.setattr(pipeline.storage.pq, "ParquetFile", Recorded)
     next(source.batches(epoch=0, first_step=3))
     assert opened == ["day=2024-03-03"]
 
@@ -257,7 +275,7 @@ def test_one_open_file_is_enough(root, monkeypatch):
 
 
 def test_a_row_group_is_shared_while_it_is_held_and_forgotten_after(root):
-    row_groups = RowGroups(root, "sequences", DAYS, VOCABULARIES)
+    row_groups = RowGroups(folders(root, "sequences"), LINEAGES)
     files = RowGroupFiles(row_groups, SequenceDecoder(FEATURES))
     held = files.read(4)
     assert files.read(4) is held
@@ -309,11 +327,11 @@ def test_unknown_task_or_feature_shows_at_once(root):
 
 
 def test_another_vocabulary_names_day_feature_and_digests(root):
-    message = r"requests of day 2024-03-01: feature department .* bbbb, but dddd .* prepare again"
+    message = r"requests/day=2024-03-01: feature department .* bbbb, .* prepare again"
     with pytest.raises(VocabularyError, match=message):
-        reader(root, vocabularies={**VOCABULARIES, "department": "dddd"})
-    with pytest.raises(VocabularyError, match=r"feature brand .* none, but eeee"):
-        reader(root, vocabularies={"brand": "eeee"})
+        reader(root, vocabularies={**LINEAGES, "department": {"dddd"}})
+    with pytest.raises(VocabularyError, match=r"feature brand .* none, "):
+        reader(root, vocabularies={"brand": {"eeee"}})
 
 
 @pytest.fixture
@@ -350,3 +368,265 @@ def test_a_file_with_other_row_groups_than_its_manifest_says(own_root):
     pq.write_table(pq.ParquetFile(path).read(), path, row_group_size=16)
     with pytest.raises(DigestError, match=f"{path}: has 34 rows in 3 row groups"):
         list(source.batches(0))
+
+
+def same(batch, other):
+    """Bit-equal in every tensor."""
+    assert type(batch) is type(other)
+    for field in dataclasses.fields(batch):
+        mine, theirs = getattr(batch, field.name), getattr(other, field.name)
+        if isinstance(mine, torch.Tensor):
+            mine, theirs = {"": mine}, {"": theirs}
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    return True
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading_ahead_changes_no_batch(root, kind, workers):
+    options: Any = {"world_size": 2, "rank": 1, "max_history": 3}
+    expected = list(reader(root, kind, **options).batches(1, first_step=2))
+    ahead = reader(root, kind, workers=workers, prefetch=2, **options).batches(1, first_step=2)
+    assert all(same(batch, other) for batch, other in zip(ahead, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("lanes", "workers", "expected"),
+    [(1, 1, [0]), (4, 1, [0, 0, 0, 0]), (5, 2, [0, 1, 0, 1, 0]), (3, 4, [0, 1, 2])],
+)
+def test_lanes_are_shared_out_among_workers(lanes, workers, expected):
+    assert [worker_of_lane(index, workers) for index in range(lanes)] == expected
+
+
+def test_readers_ahead_end_with_the_batches(root):
+    before = threading.active_count()
+    batches = reader(root, workers=2).batches(0)
+    next(batches)
+    assert threading.active_count() == before + 2
+    batches.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("damage", [truncate, scribble])
+def test_a_damaged_file_is_named_by_who_reads_ahead(own_root, damage):
+    root, path = own_root
+    source = reader(root, workers=2)
+    damage(path)
+    with pytest.raises(CorruptFileError, match=f"{path}: cannot be read"):
+        list(source.batches(0))
+
+
+class Held:
+    """Watches the decoded row groups, and the orders of their rows, that live at one time."""
+
+    def __init__(self, monkeypatch):
+        self.most_bytes = self.most_arrow_bytes = 0
+        self._alive = []
+        self._arrow_before = pa.total_allocated_bytes()
+        read, permute = RowGroupFiles.read, pipeline.reader.row_permutation
+        monkeypatch.setattr(RowGroupFiles, "read", lambda *args: self._watch(read(*args)))
+        monkeypatch.setattr(
+            pipeline.reader, "row_permutation", lambda *args: self._watch(permute(*args))
+        )
+
+    def _watch(self, new):
+        if all(reference() is not new for reference in self._alive):
+            self._alive.append(weakref.ref(new))
+        alive = [thing for reference in self._alive if (thing := reference()) is not None]
+        self.most_bytes = max(self.most_bytes, sum(map(num_bytes, alive)))
+        arrow_bytes = pa.total_allocated_bytes() - self._arrow_before
+        self.most_arrow_bytes = max(self.most_arrow_bytes, arrow_bytes)
+        return new
+
+
+def num_bytes(held):
+    if isinstance(held, np.ndarray):
+        return held.nbytes
+    arrays = [*held.scalars.values()]
+    for group in held.lists:
+        arrays += [group.offsets, *group.values.values()]
+    return sum(array.nbytes for array in arrays)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shuffling_keeps_within_the_memory_it_states(tmp_path, monkeypatch, kind, workers):
+    make, schema = KINDS[kind]
+    rows = [make(4 + 15 * (row % 7)) for row in range(16 * 640)]
+    batches = pa.Table.from_pylist(rows, schema=schema).to_batches()
+    contents = Contents(kind=kind, day=DAYS[0], vocabularies=VOCABULARIES)
+    publish(day_folder(tmp_path, kind, DAYS[0]), contents, schema, batches, 640)
+    # 4 lanes of 4 row groups each, which all go on to their next in the middle of one step.
+    source = reader(tmp_path, kind, days=DAYS[:1], batch_size=36, workers=workers)
+    stated_bytes = source.shuffle_memory_bytes()
+    held = Held(monkeypatch)
+    for _ in source.batches(0):
+        pass
+    assert held.most_bytes <= stated_bytes
+    if not workers:
+        # Not more than is needed; and Arrow, which has most of it, kept nothing else.
+        assert held.most_bytes > 0.8 * stated_bytes
+        assert held.most_arrow_bytes <= stated_bytes
+
+
+def test_a_rank_of_many_states_less_memory(root):
+    alone, one_of_two = (reader(root, world_size=size).shuffle_memory_bytes() for size in (1, 2))
+    assert one_of_two < alone
+    assert reader(root, days=DAYS[1:2]).shuffle_memory_bytes() == 0
+
+
+@pytest.fixture(scope="module")
+def s3_copy(root, s3_server):
+    """The module's days, in the store."""
+    return s3_server.copy(root, s3_server.folder("reader"))
+
+
+@pytest.fixture
+def s3_root(s3, s3_copy):
+    return s3_copy
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_from_s3_are_those_from_the_disk(root, s3_root, kind, workers, shuffle):
+    options: Any = {"shuffle": shuffle, "world_size": 2, "max_history": 3}
+    for rank in range(2):
+        local = reader(root, kind, rank=rank, **options)
+        remote = reader(s3_root, kind, rank=rank, workers=workers, prefetch=2, **options)
+        assert (remote.num_rows, remote.steps_per_epoch) == (NUM_ROWS, local.steps_per_epoch)
+        assert remote.shuffle_memory_bytes() >= local.shuffle_memory_bytes() > 0
+        for batch, other in zip(remote.batches(0), local.batches(0), strict=True):
+            assert same(batch, other)
+            assert remote.describe(batch) == local.describe(other)
+
+
+@pytest.mark.parametrize("first_step", [0, 3, 8])
+def test_resume_from_s3_on_another_world_size(root, s3_root, first_step):
+    whole = steps(root, 2, epoch=1)
+    resumed = steps(s3_root, 3, epoch=1, first_step=first_step, workers=1)
+    assert resumed == whole[first_step:]
+
+
+def test_a_row_group_costs_one_request(s3, s3_root):
+    source = reader(s3_root, "sequences", shuffle=False, lanes=1, days=DAYS[:1])
+    s3.requests.clear()
+    assert len(list(source.batches(0))) == 3
+    # The file's length and its footer; then both columns of a row group, which lie side by side.
+    assert [request.partition(" ")[0] for request in s3.requests] == ["HEAD", *["GET"] * 4]
+
+
+def test_a_manifest_costs_three_requests(s3, s3_root):
+    s3.requests.clear()
+    RowGroups(folders(s3_root, "sequences"), LINEAGES)
+    assert len(s3.requests) == 3 * len(DAYS)
+
+
+@pytest.fixture
+def own_s3_root(s3, s3_folder, own_root):
+    """A data set in the store that a test may break, and its last file there."""
+    folder, path = own_root
+    s3.copy(folder, s3_folder)
+    return s3_folder, s3_folder.joinpath(*path.relative_to(folder).parts)
+
+
+def test_an_object_missing_or_truncated_before_training(s3, own_s3_root):
+    root, path = own_s3_root
+    content = s3.read(path)
+    s3.write(path, content[:-100])
+    with pytest.raises(HalfWrittenDayError, match=f"{path}: has {len(content) - 100} bytes"):
+        reader(root)
+    s3.remove(path)
+    with pytest.raises(HalfWrittenDayError, match=f"{path}: is missing"):
+        reader(root)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["truncated", "scribbled", "removed"])
+def test_an_object_damaged_while_training_is_named(s3, own_s3_root, damage, workers):
+    root, path = own_s3_root
+    source = reader(root, workers=workers)
+    content = s3.read(path)
+    if damage == "removed":
+        s3.remove(path)
+    elif damage == "truncated":
+        s3.write(path, content[:-100])
+    else:
+        s3.write(path, content[:4] + bytes(2000) + content[2004:])
+    with pytest.raises(CorruptFileError, match=f"{path}: cannot be read"):
+        list(source.batches(0))
+
+
+def test_an_object_that_goes_while_it_is_open_is_named(s3, own_s3_root):
+    root, path = own_s3_root
+    row_groups = RowGroups(folders(root, "requests"), LINEAGES)
+    files = RowGroupFiles(row_groups, RankingDecoder(FEATURES, "ctr"))
+    files.read(3)
+    s3.remove(path)
+    with pytest.raises(DataError, match=f"{path}: it is not there any more"):
+        files.read(4)
+    files.close()
+
+
+def test_an_object_with_other_row_groups_than_its_manifest_says(s3, own_s3_root, own_root):
+    root, path = own_s3_root
+    source = reader(root)
+    _, local = own_root
+    pq.write_table(pq.ParquetFile(local).read(), local, row_group_size=16)
+    s3.write(path, local.read_bytes())
+    with pytest.raises(DigestError, match=f"{path}: has 34 rows in 3 row groups"):
+        list(source.batches(0))
+
+
+def test_a_day_half_uploaded_or_missing(s3, own_s3_root):
+    root, _ = own_s3_root
+    with pytest.raises(MissingDayError, match=f"{root}/requests/day=2024-03-04: no such folder"):
+        reader(root, days=[*DAYS, date(2024, 3, 4)])
+    folder = day_folder(root, "requests", DAYS[2])
+    s3.remove(folder / "manifest.json")
+    with pytest.raises(HalfWrittenDayError, match=f"{folder}: no manifest"):
+        reader(root)
+
+
+def test_a_store_that_closes_its_doors_while_training(s3, s3_root, monkeypatch):
+    source = reader(s3_root)
+    batches = source.batches(0)
+    next(batches)
+    s3.deny(monkeypatch)
+    with pytest.raises(DataError, match=r"s3://days/.*\.parquet: access is denied; check the AWS"):
+        list(batches)
+    with pytest.raises(DataError, match=r"s3://days/.*: access is denied; check the AWS"):
+        reader(s3_root)
+
+
+def test_no_such_bucket(s3):
+    root = S3Path("nowhere", "days")
+    with pytest.raises(DataError, match=f"{root}/requests/.*: there is no such bucket; check"):
+        reader(root)
+
+
+PROGRAM = """
+import sys
+from datetime import date
+from pipeline.reader import Reader, ReaderSettings, Sequences
+from pipeline.schema import FeatureSettings
+from pipeline.storage import location_of
+
+features = [FeatureSettings(name="item_id"), FeatureSettings(name="department")]
+days = [date(2024, 3, 1), date(2024, 3, 3)]
+examples = Sequences(root=location_of(sys.argv[1]), days=days, features=features)
+settings = ReaderSettings(batch_size=4, lanes=2, workers=2, prefetch=2)
+batches = Reader(examples, settings, shuffle=True).batches(0)
+print(len(next(batches).row_ids))
+"""
+
+
+@pytest.mark.integration
+def test_a_program_that_ends_while_it_reads_ends_well(s3, s3_root, monkeypatch):
+    """With threads that are still inside Arrow, on their way to the store."""
+    monkeypatch.setattr(s3, "delay_s", 0.05)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(s3_root)], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("4\n", "")
