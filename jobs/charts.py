@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from jobs.run_records import RunRecord, number
 
-__all__ = ["auc_charts", "pretraining_chart"]
+__all__ = ["LOOKS", "OTHER_LOOKS", "STYLE", "auc_charts", "new_axes", "pretraining_chart", "svg"]
 
 Curve = tuple[list[float], list[float]]
 
@@ -35,20 +35,20 @@ class _Look(NamedTuple):
     marker: str
 
 
-_LOOKS = {
+LOOKS = {
     "NT": _Look("#d55e00", ":", "v"),
     "FT": _Look("#e69f00", "--", "s"),
     "ST": _Look("#cc79a7", "--", "D"),
     "FT&SF": _Look("#56b4e9", "-", "o"),
     "ST&SF": _Look("#0072b2", "-", "^"),
 }
-_OTHER_LOOKS = (
+OTHER_LOOKS = (
     _Look(_TEXT, "-", ""),
     _Look("#009e73", "--", ""),
     _Look("#b07aa1", "-.", ""),
     _Look("#9c755f", ":", ""),
 )
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 11,
     "text.color": _TEXT,
@@ -89,25 +89,25 @@ def pretraining_chart(run: RunRecord) -> str:
     """Losses of pretraining by epoch: one curve for each predicted feature."""
     lines = run.lines("train")
     names = list(lines[0].get("losses") or {}) if lines else []
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes("Pretraining loss", "loss per predicted event, nats")
+    with mpl.rc_context(STYLE):
+        figure, axes = new_axes("Pretraining loss", "loss per predicted event, nats")
         for place, name in enumerate(names):
             values = [{**line, "loss": line["losses"].get(name)} for line in lines]
-            look = _OTHER_LOOKS[place % len(_OTHER_LOOKS)]
+            look = OTHER_LOOKS[place % len(OTHER_LOOKS)]
             epochs, losses = _thinned(_curve(values, "loss"))
             axes.plot(epochs, losses, color=look.color, linestyle=look.dash, label=name)
         _mark_epochs(axes)
         _add_legend(figure, axes)
-        return _svg(figure, "Pretraining loss by epoch")
+        return svg(figure, "Pretraining loss by epoch")
 
 
 def _auc_chart(
     title: str, label: str, curves: Mapping[str, Curve], limits: tuple[float, float]
 ) -> str:
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes(title, label)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_axes(title, label)
         for place, (name, (epochs, aucs)) in enumerate(curves.items()):
-            look = _LOOKS.get(name, _OTHER_LOOKS[place % len(_OTHER_LOOKS)])
+            look = LOOKS.get(name, OTHER_LOOKS[place % len(OTHER_LOOKS)])
             axes.plot(
                 epochs,
                 aucs,
@@ -120,10 +120,11 @@ def _auc_chart(
         axes.set_ylim(limits)
         _mark_epochs(axes)
         _add_legend(figure, axes)
-        return _svg(figure, f"{title} by epoch, one curve for each strategy")
+        return svg(figure, f"{title} by epoch, one curve for each strategy")
 
 
-def _axes(title: str, label: str) -> tuple[Figure, Axes]:
+def new_axes(title: str, label: str) -> tuple[Figure, Axes]:
+    """An empty chart in the look of all charts."""
     figure = Figure(figsize=(5.4, 4.1), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
@@ -188,7 +189,7 @@ def _limits(validation: Mapping[str, Curve], training: Mapping[str, Curve]) -> t
     return low - pad, min(1.0, high + pad)
 
 
-def _svg(figure: Figure, description: str) -> str:
+def svg(figure: Figure, description: str) -> str:
     """The figure as an `svg` element for an HTML page: no XML header, no addresses, no ids."""
     text = io.StringIO()
     # One salt a chart keeps the ids of several charts in one page apart, and the page the same

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
-from pipeline.engine import rows_of
+from pipeline.engine import Engine
 from pipeline.errors import SetAsideError
 from pipeline.partitions import Contents
 from pipeline.source import SourceSettings
@@ -39,12 +38,13 @@ class Account:
         """Rows set aside, by reason."""
         return sum(self.by_file.values(), Counter())
 
-    def check_share(self, source: SourceSettings, day: date) -> None:
-        """Raise SetAsideError if more rows are bad than the user accepts.
+    def bad_rows(self, source: SourceSettings) -> Counter[str]:
+        """Rows set aside, by reason, without those that the user asked to set aside."""
+        return Counter({r: n for r, n in self.by_reason.items() if r not in source.set_aside})
 
-        Rows that the user asked to set aside are none of the bad ones.
-        """
-        bad = Counter({r: n for r, n in self.by_reason.items() if r not in source.set_aside})
+    def check_share(self, source: SourceSettings, day: date) -> None:
+        """Raise SetAsideError if more rows are bad than the user accepts."""
+        bad = self.bad_rows(source)
         if bad.total() <= source.max_set_aside_share * self.num_rows:
             return
         reason, of_reason = bad.most_common(1)[0]
@@ -65,14 +65,15 @@ class Account:
                 "counts": {"rows_in": self.num_rows, **counts},
                 "set_aside": dict(sorted(self.by_reason.items())),
                 "set_aside_files": {
-                    file: dict(sorted(reasons.items())) for file, reasons in self.by_file.items()
+                    file: dict(sorted(reasons.items()))
+                    for file, reasons in sorted(self.by_file.items())
                 },
             }
         )
 
 
-def add_reasons(connection: Backend, rows: Table, accounts: Mapping[date, Account]) -> None:
+def add_reasons(engine: Engine, rows: Table, accounts: Mapping[date, Account]) -> None:
     """Count rows (day, file, reason; reason is null for good ones) into their days' accounts."""
     aside = rows.filter(rows.reason.notnull()).group_by("day", "file", "reason")
-    for row in rows_of(connection, aside.agg(num_rows=lambda t: t.count())):
+    for row in engine.rows_of(aside.agg(num_rows=lambda t: t.count())):
         accounts[row["day"]].add(row["file"], row["reason"], row["num_rows"])

@@ -1,6 +1,7 @@
 """Which rows of a day's files are events, and why the others are not: one Ibis expression.
 
-    source files -> typed columns + reason (null for an event) -> `events` counts and publishes
+    source files -> typed columns + reason (null for an event) -> `events` evaluates them
+                 -> the copies of an event marked -> `events` counts and publishes
 
 Files whose columns are missing or of an unreadable type are not read at all (`file_problem`). The
 order of the reasons is in `source.BUILT_IN_REASONS`: a row has the first one that applies.
@@ -11,23 +12,29 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
-import duckdb
 import ibis
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import BooleanValue, Table
 
 from pipeline.casting import Kind, is_readable, time_value, typed_value
-from pipeline.engine import with_condition
+from pipeline.engine import Engine
 from pipeline.errors import ConfigError
 from pipeline.schema import FeatureSettings
 from pipeline.source import SourceSettings
 from pipeline.source_files import Footer
 
-__all__ = ["classified_events", "event_columns", "events_schema", "file_problem"]
+__all__ = [
+    "classified_events",
+    "event_columns",
+    "events_schema",
+    "file_problem",
+    "with_duplicates_marked",
+]
 
 FILE = "source_file"
 PREDICATE = "set_aside_as_"
+# Of an event; a second one of the day with the same is a duplicate.
+IDENTITY = ("user_id", "item_id", "event_time", "action", "request_id")
 
 
 def event_columns(features: Sequence[FeatureSettings]) -> dict[str, Kind]:
@@ -81,12 +88,14 @@ def _is_optional(name: str, source: SourceSettings) -> bool:
 
 
 def classified_events(
-    connection: Backend,
+    engine: Engine,
     footers: Sequence[Footer],
     source: SourceSettings,
     features: Sequence[FeatureSettings],
 ) -> Table:
     """All rows of readable files: event columns, day, file (label) and reason.
+
+    The reasons that need no other row; `with_duplicates_marked` adds the one that does.
 
     Raises:
         ConfigError: a predicate of `source.set_aside` is no condition on the files' columns.
@@ -94,21 +103,19 @@ def classified_events(
     alike: dict[str, list[Footer]] = {}
     for footer in footers:
         alike.setdefault(str(footer.schema), []).append(footer)
-    parts = [_typed_rows(connection, group, source, features) for group in alike.values()]
-    return _mark_duplicates(ibis.union(*parts) if len(parts) > 1 else parts[0], features)
+    parts = [_typed_rows(engine, group, source, features) for group in alike.values()]
+    return ibis.union(*parts) if len(parts) > 1 else parts[0]
 
 
 def _typed_rows(
-    connection: Backend,
+    engine: Engine,
     footers: Sequence[Footer],
     source: SourceSettings,
     features: Sequence[FeatureSettings],
 ) -> Table:
     """Rows of files that share one schema; reason is null or one that needs no other row."""
-    raw = connection.read_parquet(
-        [str(footer.path) for footer in footers], filename=FILE, hive_partitioning=False
-    )
-    raw = _with_predicates(connection, raw, source, footers[0])
+    raw = engine.read_parquet([footer.path for footer in footers], filename=FILE)
+    raw = _with_predicates(engine, raw, source, footers[0])
     values: dict[str, ibis.Value] = {}
     wrong: list[BooleanValue] = []
     time_is_wrong: BooleanValue = ibis.literal(False)
@@ -134,14 +141,12 @@ def _typed_rows(
     )
 
 
-def _with_predicates(
-    connection: Backend, raw: Table, source: SourceSettings, example: Footer
-) -> Table:
+def _with_predicates(engine: Engine, raw: Table, source: SourceSettings, example: Footer) -> Table:
     """Add a boolean column for each of the user's own predicates over their raw columns."""
     for reason, predicate in source.set_aside.items():
         try:
-            raw = with_condition(connection, raw, PREDICATE + reason, predicate)
-        except duckdb.Error as error:
+            raw = engine.with_condition(raw, PREDICATE + reason, predicate)
+        except engine.sql_errors as error:
             line = str(error).splitlines()[0]
             raise ConfigError(
                 f"source.set_aside.{reason}: {json.dumps(predicate)} is no condition on the "
@@ -167,14 +172,38 @@ def _reason(rows: Table, source: SourceSettings) -> ibis.expr.types.StringValue:
     )
 
 
-def _mark_duplicates(rows: Table, features: Sequence[FeatureSettings]) -> Table:
+def with_duplicates_marked(
+    engine: Engine, rows: Table, features: Sequence[FeatureSettings]
+) -> Table:
     """Keep one of several events with equal user, item, time, action and request on a day.
 
-    Which one is settled by the features' values and the file, never by chance.
+    `rows` are those of `classified_events`, evaluated. Duplicates are rare, and to compare all
+    columns of all rows with each other is what costs: rows are told apart by a hash first, and
+    only those that share one are compared. Different rows that share a hash are kept.
     """
-    same = ["day", "user_id", "item_id", "event_time", "action", "request_id", "reason"]
+    good = rows.filter(rows.reason.isnull())
+    shared = good.select(_hash=_identity_hash(good)).group_by("_hash").agg(rows=ibis._.count())
+    shared = engine.computed("shared_hashes", shared.filter(shared.rows > 1).select("_hash"))
+    (found,) = engine.rows_of(shared.agg(hashes=shared.count()))
+    if not found["hashes"]:
+        return rows
+    # Null for the rows that are set aside already, which therefore match nothing.
+    good_hash = ibis.ifelse(rows.reason.isnull(), _identity_hash(rows), ibis.null("int64"))
+    hashed = rows.mutate(_hash=good_hash)
+    compared = _mark_duplicates(hashed.semi_join(shared, "_hash").drop("_hash"), features)
+    others = hashed.anti_join(shared, "_hash").drop("_hash")
+    return engine.computed("classified", ibis.union(others, compared))
+
+
+def _identity_hash(rows: Table) -> ibis.expr.types.IntegerValue:
+    """The engine's own hash: equal for equal events, nulls included, and mostly for no others."""
+    return ibis.struct({name: rows[name] for name in IDENTITY}).hash().cast("int64")
+
+
+def _mark_duplicates(rows: Table, features: Sequence[FeatureSettings]) -> Table:
+    """Which copy is kept is settled by the features' values and the file, never by chance."""
+    same = ["day", *IDENTITY]
     others = [name for name in event_columns(features) if name not in same]
     copies = ibis.window(group_by=same, order_by=[*others, "file"])
-    rows = rows.mutate(copy=ibis.row_number().over(copies))
-    is_copy = rows.reason.isnull() & (rows.copy > 0)
-    return rows.mutate(reason=ibis.ifelse(is_copy, "duplicate", rows.reason)).drop("copy")
+    reason = ibis.ifelse(ibis.row_number().over(copies) > 0, "duplicate", rows.reason)
+    return rows.mutate(reason=reason)

@@ -5,6 +5,7 @@
     |-- DataError                files a user or an earlier stage brought
     |   |-- SchemaError          a column is missing, has the wrong type or breaks the contract
     |   |-- SetAsideError        more rows were set aside than the threshold allows
+    |   |-- DataCheckError       a day's figures break a threshold of [checks]
     |   |-- MissingDayError      a day of the asked range is not there
     |   |-- HalfWrittenDayError  a day is there, but not whole
     |   |-- CorruptFileError     a file cannot be read as what it claims to be
@@ -12,6 +13,7 @@
     |   `-- VocabularyError      rows were built with another vocabulary
     |-- ExportError              a sparse export does not fit what it is transferred to
     |-- CheckpointError          no usable checkpoint, or one of another run
+    |-- ShortageError            the disk is full, or memory ran out
     |-- NonFiniteLossError       training met NaN or infinity
     `-- StageError               a stage submitted to a scheduler did not succeed
 
@@ -23,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CorruptFileError",
+    "DataCheckError",
     "DataError",
     "DigestError",
     "ExportError",
@@ -32,6 +35,7 @@ __all__ = [
     "NonFiniteLossError",
     "SchemaError",
     "SetAsideError",
+    "ShortageError",
     "StageError",
     "VocabularyError",
 ]
@@ -55,6 +59,10 @@ class SchemaError(DataError):
 
 class SetAsideError(DataError):
     """More rows were set aside than `source.max_set_aside_share` allows."""
+
+
+class DataCheckError(DataError):
+    """A day's figures break a threshold of `[checks]`, so the day is not published."""
 
 
 class MissingDayError(DataError):
@@ -83,6 +91,10 @@ class ExportError(FrostrankError):
 
 class CheckpointError(FrostrankError):
     """There is no usable checkpoint, or it belongs to a run with other settings."""
+
+
+class ShortageError(FrostrankError):
+    """The disk is full, or memory ran out."""
 
 
 class NonFiniteLossError(FrostrankError):

@@ -4,23 +4,32 @@
 
 Days are cleaned independently of each other; a day whose files, settings and code are those of
 its last cleaning is left alone. Many days share one query, because starting one costs more than
-a small day does.
+a small day does. Before a day is published its report is written (`data_report`); a day that a
+threshold stops is not published, and what was published of it before stays.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
 from pipeline.accounts import Account, add_reasons
-from pipeline.classify import classified_events, event_columns, events_schema, file_problem
+from pipeline.classify import (
+    classified_events,
+    event_columns,
+    events_schema,
+    file_problem,
+    with_duplicates_marked,
+)
+from pipeline.data_checks import NO_CHECKS, DataCheckSettings, check_names
+from pipeline.data_gate import EventsGate
+from pipeline.data_profile import DayProfile, profile_days
 from pipeline.day_streams import publish_days
 from pipeline.digests import code_version, texts_digest
-from pipeline.engine import computed, stream
+from pipeline.engine import Engine
 from pipeline.errors import MissingDayError
 from pipeline.partitions import (
     Contents,
@@ -43,40 +52,33 @@ ROWS_PER_QUERY = 4_000_000
 
 
 def clean_events(
-    connection: Backend,
+    engine: Engine,
     root: Path,
     source: SourceSettings,
     features: Sequence[FeatureSettings],
     days: Sequence[date],
     progress: Progress = no_progress,
+    checks: DataCheckSettings = NO_CHECKS,
 ) -> list[date]:
-    """Clean those of `days` that changed, and return them.
+    """Clean those of `days`, which ascend, that changed or have no report, and return them.
 
     Raises:
         MissingDayError, HalfWrittenDayError, CorruptFileError: a day's files are not whole; all
             days are looked at before the first one is cleaned.
         SetAsideError: a day has more bad rows than `source.max_set_aside_share` allows.
-        ConfigError: a predicate of `source.set_aside` does not fit the files.
+        DataCheckError: a day breaks a threshold of `checks`.
+        ConfigError: a predicate of `source.set_aside` does not fit the files, or a check names no
+            feature.
     """
+    check_names(checks, features)
     found = [_find(source, day) for day in days]
-    config_digest = _config_digest(source, features)
-    stale: dict[date, tuple[SourceDay, Contents]] = {}
-    for source_day in found:
-        contents = Contents(
-            kind="events",
-            day=source_day.day,
-            input_digest=source_day.digest,
-            config_digest=config_digest,
-            code_version=code_version("casting", "classify"),
-        )
-        published = find_manifest(day_folder(root, "events", source_day.day))
-        if published is None or not published.same_build(contents):
-            stale[source_day.day] = (source_day, contents)
-    footers = {day: [read_footer(path) for path in s.files] for day, (s, _) in stale.items()}
+    gate = EventsGate(Path(root), days, source, checks)
+    cleaning = _Cleaning(engine, Path(root), source, features, gate)
+    stale = cleaning.stale(found)
+    footers = {s.day: [read_footer(path) for path in s.files] for s in found if s.day in stale}
     tick = ticker(progress, "events", len(stale))
     for together in _in_portions(footers):
-        contents_of = {day: stale[day][1] for day in together}
-        _clean_together(connection, root, source, features, together, contents_of, tick)
+        cleaning.clean_together(together, {day: stale[day] for day in together}, tick)
     return list(stale)
 
 
@@ -109,49 +111,100 @@ def _in_portions(footers: Mapping[date, list[Footer]]) -> Iterator[dict[date, li
         yield portion
 
 
-def _clean_together(
-    connection: Backend,
-    root: Path,
-    source: SourceSettings,
-    features: Sequence[FeatureSettings],
-    footers: Mapping[date, list[Footer]],
-    contents: Mapping[date, Contents],
-    tick: Callable[[], None],
-) -> None:
-    accounts = {day: Account() for day in footers}
-    readable: list[Footer] = []
-    for day, files in footers.items():
+@dataclass(frozen=True)
+class _Cleaning:
+    """One call of `clean_events`."""
+
+    engine: Engine
+    root: Path
+    source: SourceSettings
+    features: Sequence[FeatureSettings]
+    gate: EventsGate
+
+    def stale(self, found: Sequence[SourceDay]) -> dict[date, Contents]:
+        """The days to be cleaned: what will be published of each, but its counts."""
+        config_digest = _config_digest(self.source, self.features)
+        stale: dict[date, Contents] = {}
+        for source_day in found:
+            contents = Contents(
+                kind="events",
+                day=source_day.day,
+                input_digest=source_day.digest,
+                config_digest=config_digest,
+                code_version=code_version("casting", "classify"),
+            )
+            published = find_manifest(day_folder(self.root, "events", source_day.day))
+            is_made = published is not None and published.same_build(contents)
+            # A report of another version, which was stopped, does not fit the one published.
+            if not is_made or not self.gate.has_passed(source_day.day):
+                stale[source_day.day] = contents
+        return stale
+
+    def clean_together(
+        self,
+        footers: Mapping[date, list[Footer]],
+        contents: Mapping[date, Contents],
+        tick: Callable[[], None],
+    ) -> None:
+        """Clean days in one query, write their reports, publish those that nothing stops."""
+        accounts = {day: Account() for day in footers}
+        readable: list[Footer] = []
+        for day, files in footers.items():
+            readable += self._readable(files, accounts[day])
+        events = self._events(readable, accounts) if readable else None
+        profiles: Mapping[date, DayProfile] = {}
+        if events is not None:
+            known = self.gate.checks.actions
+            profiles = profile_days(self.engine, events, self.features, known)
+        stops = self.gate.stopped_days(footers, accounts, profiles)
+        filled = {
+            day: accounts[day].written_into(made, {})
+            for day, made in contents.items()
+            if day not in stops
+        }
+        rows = self._in_order(events, list(filled), list(stops)) if events is not None else iter(())
+        publish_days(self.root, rows, filled, events_schema(self.features), ROW_GROUP_ROWS, tick)
+        if stops:
+            raise next(iter(stops.values()))
+
+    def _readable(self, files: Sequence[Footer], account: Account) -> Iterator[Footer]:
+        """Files that have all columns; the rows of the others are set aside."""
         for footer in files:
-            accounts[day].num_rows += footer.num_rows
-            problem = file_problem(footer, source, features)
+            account.num_rows += footer.num_rows
+            problem = file_problem(footer, self.source, self.features)
             if problem is None:
-                readable.append(footer)
+                yield footer
             elif footer.num_rows:
-                reason, accounts[day].details[footer.label] = problem
-                accounts[day].add(footer.label, reason, footer.num_rows)
-    events: Iterator[pa.RecordBatch] | pa.RecordBatchReader = iter(())
-    if readable:
-        rows = classified_events(connection, readable, source, features)
-        rows = _computed(connection, rows, readable)
-        add_reasons(connection, rows, accounts)
+                reason, account.details[footer.label] = problem
+                account.add(footer.label, reason, footer.num_rows)
+
+    def _events(self, readable: Sequence[Footer], accounts: Mapping[date, Account]) -> Table:
+        """The events among the files' rows, evaluated; the other rows are put to account."""
+        rows = classified_events(self.engine, readable, self.source, self.features)
+        rows = _computed(self.engine, rows, readable)
+        rows = with_duplicates_marked(self.engine, rows, self.features)
+        add_reasons(self.engine, rows, accounts)
+        return rows.filter(rows.reason.isnull()).select("day", *event_columns(self.features))
+
+    def _in_order(
+        self, events: Table, days: Sequence[date], stops: Sequence[date]
+    ) -> Iterator[pa.RecordBatch]:
         order = ["day", "user_id", "event_time", "item_id", "action", "request_id"]
-        kept = rows.filter(rows.reason.isnull()).select("day", *event_columns(features))
-        events = stream(connection, kept.order_by(order))
-    for day, account in accounts.items():
-        account.check_share(source, day)
-    filled = {day: accounts[day].written_into(contents[day], {}) for day in contents}
-    publish_days(root, events, filled, events_schema(features), ROW_GROUP_ROWS, tick)
+        if stops:
+            events = events.filter(events.day.notin(stops))
+        # A constant costs as much to sort by as any other column.
+        return self.engine.stream(events.order_by(order[1:] if len(days) == 1 else order))
 
 
-def _computed(connection: Backend, rows: Table, readable: Sequence[Footer]) -> Table:
+def _computed(engine: Engine, rows: Table, readable: Sequence[Footer]) -> Table:
     """Evaluate once; counting and publishing both read the result.
 
     Raises:
         CorruptFileError: a file breaks off in its data, although its footer is whole.
     """
     try:
-        return computed(connection, "classified", rows)
-    except duckdb.Error:
+        return engine.computed("typed", rows)
+    except engine.data_errors:
         for footer in readable:
             check_data(footer)
         raise
@@ -163,18 +216,18 @@ def event_manifests(root: Path, days: Sequence[date]) -> dict[date, Manifest]:
 
 
 def read_events(
-    connection: Backend,
+    engine: Engine,
     root: Path,
     manifests: Mapping[date, Manifest],
 ) -> Table:
     """Cleaned events of the given days as one table, with their `day`; times are UTC, no zone."""
     paths = [
-        str(path)
+        path
         for day, manifest in manifests.items()
         for path in file_paths(day_folder(root, "events", day), manifest)
     ]
     if not paths:
         raise MissingDayError("no events at all on the days asked for; see [days] and source.path")
-    events = connection.read_parquet(paths, hive_partitioning=False)
+    events = engine.read_parquet(paths)
     events = events.mutate(event_time=events.event_time.cast("timestamp(6)"))
     return events.mutate(day=events.event_time.date())

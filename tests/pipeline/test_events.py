@@ -85,6 +85,26 @@ def test_every_bad_row_has_one_reason_and_the_sum_is_exact(root, source):
     assert sum(by_file["day=2024-05-01/part-1.parquet"].values()) == 1
 
 
+@pytest.mark.parametrize("all_hashes_equal", [False, True])
+def test_the_copy_that_is_kept_does_not_depend_on_the_files_order(
+    root, source, monkeypatch, all_hashes_equal
+):
+    if all_hashes_equal:
+        one_for_all = lambda rows: rows.event_time.isnull().cast("int64")  # noqa: E731
+        monkeypatch.setattr("pipeline.classify._identity_hash", one_for_all)
+    copies = [event("u", 1, at(DAY, 5), store=store) for store in (9, 7, 8)]
+    others = [event("u", item, at(DAY, 5), request=request) for item in (2, 3) for request in "ab"]
+    bad = [event(None, 1, at(DAY, 5)), event("u", 1, None), event("u", 1, None)]
+    write_day(source, DAY, [*copies[:2], *others, *bad])
+    write_day(source, DAY, [copies[2], others[0]], name="part-1.parquet")
+    _, manifest = clean(root, source)
+    assert manifest.set_aside == {"duplicate": 3, "null_event_time": 2, "null_user_id": 1}
+    assert rows_of(root, "events", DAY) == [copies[1], *others]
+    by_file = {file.partition("/")[2]: n for file, n in manifest.set_aside_files.items()}
+    assert by_file["part-0.parquet"]["duplicate"] == 1
+    assert by_file["part-1.parquet"] == {"duplicate": 2}
+
+
 def test_a_column_that_is_missing_or_unreadable_sets_its_file_aside(root, source):
     rows = [event("u", number, at(DAY, 5)) for number in range(4)]
     write_day(source, DAY, rows)
