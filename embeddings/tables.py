@@ -84,8 +84,16 @@ class TableSpec:
 
     name: str
     num_rows: int
+    """of the table, with those that are free for values yet to come"""
     dim: int
     vocabulary_digest: str
+    num_known_rows: int = 0
+    """rows that stand for something, from 0 on; 0: all of `num_rows`"""
+
+    @property
+    def num_used_rows(self) -> int:
+        """Rows that stand for something: only these are drawn or scored."""
+        return self.num_known_rows or self.num_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,19 +12,18 @@ Legend: R requests of a chunk, H history events, C candidates; I rows of the ite
 import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.metrics import RankingResult
-from pipeline.encoding import catalogue_folder
+from pipeline.catalogue import catalogue_folder
 from pipeline.partitions import day_folder, file_paths, read_manifest
 from pipeline.schema import UNKNOWN_ROW
+from pipeline.storage import Location, file_sizes, open_parquet, read_table
 
 __all__ = ["POPULARITY", "baseline_results", "count_in_history", "history_baseline"]
 
@@ -41,19 +40,27 @@ def history_baseline(feature: str) -> str:
 
 
 def baseline_results(
-    root: Path, days: Sequence[date], task: str, features: Sequence[str]
+    root: Location,
+    days: Sequence[date],
+    task: str,
+    features: Sequence[str],
+    last_training_day: date,
 ) -> dict[str, RankingResult]:
     """Every baseline's result over the candidates of `days` to which `task` applies.
 
-    `features` are the item features whose values are counted in the history.
+    `features` are the item features whose values are counted in the history; popularity is that
+    by the end of `last_training_day`.
     Popularity is left out without a catalogue, and where requests were brought without sequences:
     then the catalogue counts what was shown as well as what was chosen.
 
     Raises:
         DataError: a day is missing, or not whole.
     """
-    from_events = (Path(root) / "events").is_dir() or (Path(root) / "sequences").is_dir()
-    popularity = _popularity_ranks(root) if from_events else None
+    from_events = any(
+        file_sizes(day_folder(root, kind, last_training_day)) is not None
+        for kind in ("events", "sequences", "tails")
+    )
+    popularity = _popularity_ranks(root, last_training_day) if from_events else None
     scorers: dict[str, Callable[[pa.RecordBatch], Counts]] = {}
     if popularity is not None:
         scorers[POPULARITY] = lambda chunk: popularity[
@@ -120,15 +127,16 @@ class _ExactArea:
         )
 
 
-def _popularity_ranks(root: Path) -> Counts | None:
+def _popularity_ranks(root: Location, day: date) -> Counts | None:
     """Item row -> rank of its count among all counts, (I,): a small whole number."""
-    folder = catalogue_folder(root)
-    if not folder.is_dir():
+    folder = catalogue_folder(root, day)
+    if file_sizes(folder) is None:
         return None
     paths = file_paths(folder, read_manifest(folder))
-    tables = [pq.read_table(path, columns=["item_id", "count"]) for path in paths]
-    items = np.concatenate([np.zeros(0, np.int64), *(t["item_id"].to_numpy() for t in tables)])
-    counts = np.concatenate([np.zeros(0, np.int64), *(t["count"].to_numpy() for t in tables)])
+    if not paths:
+        return np.zeros(1, dtype=np.int64)
+    table = read_table(paths, columns=["item_id", "count"])
+    items, counts = table["item_id"].to_numpy(), table["count"].to_numpy()
     # One entry more than items, of count 0: rows beyond the catalogue were never seen.
     by_row = np.zeros(items.max(initial=0) + 2, dtype=np.int64)
     by_row[items] = counts
@@ -136,14 +144,14 @@ def _popularity_ranks(root: Path) -> Counts | None:
 
 
 def _chunks(
-    root: Path, days: Sequence[date], task: str, features: Sequence[str]
+    root: Location, days: Sequence[date], task: str, features: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     counted = [f"{side}_{name}" for name in features for side in ("history", "candidate")]
     columns = list(dict.fromkeys([f"label_{task}", "candidate_item_id", *counted]))
     for day in days:
         folder = day_folder(root, "requests", day)
         for path in file_paths(folder, read_manifest(folder)):
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 yield from file.iter_batches(_CHUNK_ROWS, columns=columns)
 
 

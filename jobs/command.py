@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
+from pipeline.shortage import shortages_told
 
 __all__ = ["Arguments", "run_verb"]
 
@@ -61,7 +62,8 @@ def run_verb(
         if parsed.dry_run:
             print(settings.model_dump_json(indent=2))
             return
-        verb(Arguments(settings, resume=resumable and parsed.resume))
+        with shortages_told(settings.data.root):
+            verb(Arguments(settings, resume=resumable and parsed.resume))
 
     _silence_known_noise()
     try:

@@ -19,11 +19,11 @@ from jobs.evaluation import evaluate_model
 from jobs.facts import run_facts
 from jobs.identity import ranking_identity
 from jobs.ranker import build_ranking_model, fill_frozen
+from jobs.readers import requests_reader
 from jobs.report import RunRecord, format_table, load_run, write_report
 from jobs.runs import RunFolder, differences, write_json
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
-from jobs.training import requests_reader
 from pipeline.batches import RankingBatch
 from pipeline.errors import CheckpointError
 from pipeline.partitions import days_between
@@ -100,10 +100,11 @@ def _report(settings: JobSettings, runs: list[RunRecord]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     baselines = {
         split: baseline_results(
-            settings.data.root,
+            settings.examples_root,
             days_between(*getattr(settings.days, split)),
-            settings.requests.task,
+            settings.task,
             settings.evaluation.category_features,
+            settings.days.training[1],
         )
         for split in ("validation", "test")
     }
@@ -123,7 +124,7 @@ def _report(settings: JobSettings, runs: list[RunRecord]) -> None:
     (folder / "summary.txt").write_text(summary + "\n")
     write_report(
         folder / "report.html",
-        title=f"Frostrank: {settings.requests.task} ranking up to {settings.days.ranking[1]}",
+        title=f"Frostrank: {settings.task} ranking up to {settings.days.ranking[1]}",
         facts={**run_facts(settings, runs), **({"beware": " ".join(warnings)} if warnings else {})},
         runs=runs,
         baselines=baselines,

@@ -73,6 +73,6 @@ def _counts(settings: JobSettings, split: str) -> dict[str, int]:
     """Requests, and, where prepare made them, candidates and positives."""
     total: Counter[str] = Counter()
     for day in days_between(*getattr(settings.days, split)):
-        manifest = read_manifest(day_folder(settings.data.root, "requests", day))
+        manifest = read_manifest(day_folder(settings.examples_root, "requests", day))
         total.update({**manifest.counts, "requests": manifest.num_rows})
     return {name: total[name] for name in ("requests", "candidates", "positives") if total[name]}

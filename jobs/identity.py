@@ -24,7 +24,7 @@ def ranking_identity(
     settings: JobSettings, specs: Sequence[TableSpec], transferred: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Of a ranking run; `transferred` is what came from the export, with its digests."""
-    sections = ("features", "requests", "reader", "embeddings", "ranking")
+    sections = ("features", "requests", "tasks", "reader", "embeddings", "ranking")
     data = {"ranking": "requests", "validation": "requests"}
     return {**_identity(settings, sections, data, specs), "transferred": dict(transferred)}
 
@@ -36,7 +36,12 @@ def _identity(
     specs: Sequence[TableSpec],
 ) -> dict[str, Any]:
     return {
-        **settings.model_dump(mode="json", include=set(sections)),
+        **settings.model_dump(
+            # How batches are read ahead decides nothing of what is in them.
+            mode="json",
+            include=set(sections),
+            exclude={"reader": {"prefetch", "workers", "verify"}},
+        ),
         "days": settings.days.model_dump(mode="json", include=set(data)),
         "content": {split: _content(settings, split, kind) for split, kind in data.items()},
         "vocabularies": {spec.name: spec.vocabulary_digest for spec in specs},
@@ -46,5 +51,7 @@ def _identity(
 def _content(settings: JobSettings, split: str, kind: str) -> str:
     """Digest of every byte of the split's files."""
     days = days_between(*getattr(settings.days, split))
-    folders = [day_folder(settings.data.root, kind, day) for day in days]
+    folders = [day_folder(settings.examples_root, kind, day) for day in days]
+    if kind == "sequences" and settings.has_tails:
+        folders.append(day_folder(settings.examples_root, "tails", days[-1]))
     return texts_digest(read_manifest(folder).content_digest for folder in folders)

@@ -16,7 +16,7 @@ from torch import nn
 from jobs.checkpoints import Progress
 from jobs.distributed import World
 from jobs.schedule import learning_rate_factor
-from jobs.settings import TrainingSettings
+from jobs.sections import TrainingSettings
 from models.losses import LossSums
 from pipeline.errors import ConfigError, NonFiniteLossError
 from pipeline.reader import Reader

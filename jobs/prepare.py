@@ -8,11 +8,13 @@ A rerun makes only what changed.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from jobs.command import Arguments, run_verb
+from jobs.data_page import write_data_page
 from jobs.runs import write_json
 from jobs.settings import JobSettings
 from pipeline.errors import DataError
@@ -34,13 +36,23 @@ def _prepare(arguments: Arguments) -> None:
 def _lines(report: PrepareReport) -> Iterator[str]:
     """What was found and made, a line a kind of file and one for the tables."""
     for kind, num_days in report.num_days.items():
-        made = len(report.built[kind])
-        yield f"{kind}: {report.num_rows[kind]:,} rows in {num_days} days, {made} made now"
+        made = report.built[kind]
+        which = f", {made[0]} to {made[-1]}" if made else ""
+        yield (
+            f"{kind}: {report.num_rows[kind]:,} rows in {num_days} days, "
+            f"{len(made)} made now{which}"
+        )
         for what, counts in (("", report.counts[kind]), ("set aside: ", report.set_aside[kind])):
             if counts:
                 yield f"  {what}" + ", ".join(f"{name} {n:,}" for name, n in counts.items())
         if not report.set_aside[kind]:
             yield "  set aside: nothing"
+    for task, days in report.open_days.items():
+        if days:
+            yield (
+                f"task {task}: labels of {len(days)} days from {days[0]} on can still change, so "
+                "they are not written yet; bring the days after them and prepare again"
+            )
     yield "tables: " + ", ".join(
         f"{name} {rows:,} rows" for name, rows in report.table_rows.items()
     )
@@ -58,20 +70,15 @@ def prepare_all(settings: JobSettings) -> PrepareReport:
         write_json(settings.data.root / "progress.json", state)
 
     try:
-        report = prepare(
-            settings.data.root,
-            settings.source,
-            settings.features,
-            settings.days,
-            settings.sequences,
-            settings.requests,
-            show,
-        )
+        report = prepare(replace(settings.preparation, progress=show), settings.engine)
         _check_made_something(settings, report)
         return report
     finally:
         for bar in bars.values():
             bar.close()
+        # Also where a day was stopped: the page says which, and why.
+        if settings.source.kind == "events":
+            write_data_page(settings.data.root)
 
 
 def _check_made_something(settings: JobSettings, report: PrepareReport) -> None:
@@ -79,12 +86,16 @@ def _check_made_something(settings: JobSettings, report: PrepareReport) -> None:
     causes = {
         "sequences": f"sequences.actions = {settings.sequences.actions}, sequences.min_length = "
         f"{settings.sequences.min_length} and days.pretraining",
-        "requests": f"requests.positive_actions = {settings.requests.positive_actions}, "
+        "requests": f"requests.actions = {settings.requests.actions}, "
         f"requests.min_history = {settings.requests.min_history} and the days of ranking, "
         "validation and test",
     }
+    made = {
+        "sequences": report.num_rows.get("sequences", 0) + report.num_rows.get("tails", 0),
+        "requests": report.num_rows.get("requests", 0),
+    }
     for kind, cause in causes.items():
-        if settings.source.kind == "events" and not report.num_rows[kind]:
+        if settings.source.kind == "events" and not made[kind]:
             raise DataError(
                 f"{report.num_rows['events']:,} events, but not one of the {kind}; look at {cause}"
             )

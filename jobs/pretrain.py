@@ -18,9 +18,10 @@ from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.identity import pretraining_identity
 from jobs.loop import check_warmup
+from jobs.readers import sequences_reader, take_in_examples
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
-from jobs.training import TrainingRun, build_seeded, sequences_reader, take_in_examples
+from jobs.training import TrainingRun, build_seeded
 from models.generative import GenerativeModel
 
 __all__ = ["build_generative_model", "main", "pretrain"]
@@ -78,7 +79,7 @@ def build_generative_model(
     model = build_seeded(
         lambda: GenerativeModel(
             tables,
-            {spec.name: spec.num_rows for spec in specs},
+            {spec.name: spec.num_used_rows for spec in specs},
             pretraining.architecture,
             pretraining.softmax,
             pretraining.training.seed,

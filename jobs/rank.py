@@ -18,8 +18,9 @@ from jobs.hooks import ValidationHook
 from jobs.identity import ranking_identity
 from jobs.loop import check_warmup
 from jobs.ranker import build_ranking_model, fill_from_export, prove_frozen_unchanged
+from jobs.readers import requests_reader, take_in_examples
 from jobs.runs import RunFolder, write_json
-from jobs.training import TrainingRun, requests_reader, take_in_examples
+from jobs.training import TrainingRun
 from models.losses import LossSums
 from pipeline.batches import RankingBatch
 
@@ -84,7 +85,7 @@ def rank(arguments: Arguments) -> None:
         if world.is_first:
             identity = {
                 "job": "rank",
-                "task": settings.requests.task,
+                "task": settings.task,
                 "strategy": ranking.strategy.value,
                 "architecture": str(ranking.architecture),
             }

@@ -5,15 +5,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from embeddings.tables import EmbeddingSettings, TableSpec
+from jobs.sections import (
+    DataSettings,
+    EvaluationSettings,
+    PretrainingSettings,
+    RankingSettings,
+    ReadingSettings,
+)
 from jobs.strategies import Strategy
-from models.architecture import Architecture, ArchitectureSetting
-from models.generative import SoftmaxSettings
+from models.architecture import Architecture
+from pipeline.adapters.settings import IngestSettings
+from pipeline.data_checks import DataCheckSettings
+from pipeline.engine import DUCKDB, EngineSettings
 from pipeline.partitions import day_folder
+from pipeline.preparation import Preparation
 from pipeline.requests import RequestSettings
 from pipeline.schema import (
     DaySettings,
@@ -25,82 +34,11 @@ from pipeline.schema import (
 from pipeline.sequences import SequenceSettings
 from pipeline.settings import Settings
 from pipeline.source import SourceSettings, check_source
-from pipeline.vocabulary import table_sizes
+from pipeline.storage import Location, location_of
+from pipeline.tasks import TaskSettings, check_tasks
+from pipeline.vocabulary import table_capacity, table_sizes, vocabulary_lineage
 
-__all__ = ["JobSettings", "PretrainingSettings", "RankingSettings", "TrainingSettings"]
-
-
-class DataSettings(Settings):
-    """Where everything that the jobs write goes: `[data]`."""
-
-    root: Path
-
-    @field_validator("root")
-    @classmethod
-    def _is_folder(cls, root: Path) -> Path:
-        if root.exists() and not root.is_dir():
-            raise ValueError(f"{root} is a file, not a folder")
-        return root
-
-
-class ReadingSettings(Settings):
-    """How examples are read: `[reader]`."""
-
-    # Equal parts of every batch, read side by side; the most ranks that a job can have.
-    lanes: int = Field(default=8, ge=1)
-    # Batches decoded ahead of training.
-    prefetch: int = Field(default=4, ge=0)
-    # Compare every file with its digest before the first batch: one more pass over the bytes.
-    verify: bool = True
-
-
-class TrainingSettings(Settings):
-    """The training loop: `[pretraining.training]` and `[ranking.training]`."""
-
-    epochs: int = Field(default=1, ge=1)
-    # Rows of the whole batch, over all ranks.
-    batch_size: int = Field(default=512, ge=1)
-    # Peak, of the dense parameters; tables have embeddings.learning_rate.
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=500, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(default=0.1, ge=0)
-    # Largest global norm of the dense gradient.
-    clip_norm: float = Field(default=1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(default=0, ge=0)
-    log_every_steps: int = Field(default=20, ge=1)
-    checkpoint_every_steps: int = Field(default=500, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
-
-
-class PretrainingSettings(Settings):
-    """Generative pretraining: `[pretraining]`."""
-
-    architecture: ArchitectureSetting
-    softmax: SoftmaxSettings = SoftmaxSettings()
-    training: TrainingSettings = TrainingSettings()
-
-
-class RankingSettings(Settings):
-    """Discriminative training: `[ranking]`."""
-
-    architecture: ArchitectureSetting
-    strategy: Strategy = Strategy.ST_SF
-    # Tables taken from the export, and frozen where the strategy freezes: all of them, by name.
-    transfer_tables: tuple[str, ...] = ()
-    bidirectional: bool = False
-    # Validations an epoch, the one at its end included.
-    evaluations_per_epoch: int = Field(default=4, ge=1)
-    training: TrainingSettings = TrainingSettings()
-
-
-class EvaluationSettings(Settings):
-    """The comparison at the end: `[evaluation]`."""
-
-    batch_size: int = Field(default=512, ge=1)
-    # Item features whose count in the history is a baseline.
-    category_features: tuple[str, ...] = ()
+__all__ = ["JobSettings"]
 
 
 class JobSettings(Settings):
@@ -108,10 +46,14 @@ class JobSettings(Settings):
 
     data: DataSettings
     source: SourceSettings
+    ingest: IngestSettings | None = None
     features: tuple[FeatureSettings, ...]
     days: DaySettings
     sequences: SequenceSettings = SequenceSettings()
     requests: RequestSettings
+    tasks: dict[str, TaskSettings] = Field(min_length=1)
+    checks: DataCheckSettings = DataCheckSettings()
+    engine: EngineSettings = DUCKDB
     reader: ReadingSettings = ReadingSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
     pretraining: PretrainingSettings
@@ -122,6 +64,11 @@ class JobSettings(Settings):
     def _consistent(self) -> "JobSettings":
         check_features(self.features)
         check_source(self.source, self.features)
+        check_tasks(self.tasks, self.requests)
+        if self.ranking.task not in self.tasks and (self.ranking.task or len(self.tasks) > 1):
+            raise ValueError(
+                f"ranking.task: {self.ranking.task!r} is none of [tasks]: {', '.join(self.tasks)}"
+            )
         names = [feature.name for feature in self.features]
         items = item_features(self.features)
         for where, batch_size in (
@@ -161,9 +108,42 @@ class JobSettings(Settings):
         return context_features(self.features)
 
     @property
+    def task(self) -> str:
+        """The task that ranking is about."""
+        return self.ranking.task or next(iter(self.tasks))
+
+    @property
+    def preparation(self) -> Preparation:
+        """What `prepare` needs of all this."""
+        return Preparation(
+            root=self.data.root,
+            source=self.source,
+            features=self.features,
+            days=self.days,
+            sequences=self.sequences,
+            requests=self.requests,
+            tasks=self.tasks,
+            checks=self.checks,
+            keep_states=self.data.keep_states,
+        )
+
+    @property
     def pretraining_folder(self) -> Path:
         """Where pretraining up to its last day is kept."""
         return day_folder(self.data.root, "pretraining", self.days.pretraining[1])
+
+    @property
+    def examples_root(self) -> Location:
+        """Where training reads what prepare published."""
+        return location_of(self.data.examples) if self.data.examples else self.data.root
+
+    @property
+    def has_tails(self) -> bool:
+        """Whether pretraining also reads what was open after its last day.
+
+        Who brings sequences brings them whole.
+        """
+        return self.source.kind == "events"
 
     @property
     def export_folder(self) -> Path:
@@ -173,22 +153,38 @@ class JobSettings(Settings):
     @property
     def evaluation_folder(self) -> Path:
         """Where the comparison of ranking models is kept."""
-        task_root = self.data.root / "evaluation" / self.requests.task
+        task_root = self.data.root / "evaluation" / self.task
         return day_folder(task_root.parent, task_root.name, self.days.ranking[1])
 
     def ranking_folder(self, strategy: Strategy) -> Path:
         """Where ranking up to its last day is kept, a folder a strategy."""
-        task_root = self.data.root / "ranking" / self.requests.task
+        task_root = self.data.root / "ranking" / self.task
         return day_folder(task_root, strategy.folder_name, self.days.ranking[1])
 
     def table_specs(self, names: Sequence[str], architecture: Architecture) -> list[TableSpec]:
         """Tables of `names`, as wide as the model and as long as the vocabularies built so far."""
         features = [feature for feature in self.features if feature.name in names]
-        sizes = table_sizes(self.data.root, features)
+        sizes = table_sizes(self.examples_root, features, self.days.training[1])
         return [
-            TableSpec(name=name, num_rows=rows, dim=architecture.width, vocabulary_digest=digest)
-            for name, (rows, digest) in sizes.items()
+            TableSpec(
+                name=feature.name,
+                num_rows=table_capacity(sizes[feature.name][0], feature.headroom),
+                dim=architecture.width,
+                vocabulary_digest=sizes[feature.name][1],
+                num_known_rows=sizes[feature.name][0],
+            )
+            for feature in features
         ]
+
+    def vocabulary_lineages(self, specs: Sequence[TableSpec]) -> dict[str, frozenset[str]]:
+        """Table -> digests of the vocabularies that its rows hold for: today's and earlier ones."""
+        features = {feature.name: feature for feature in self.features}
+        return {
+            spec.name: vocabulary_lineage(
+                self.examples_root, features[spec.name], self.days.training[1]
+            )
+            for spec in specs
+        }
 
     def embeddings_of(self, specs: Sequence[TableSpec]) -> EmbeddingSettings:
         """`[embeddings]` without the shardings of tables that a job does not have."""

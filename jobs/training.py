@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, TypeVar
 
 import torch
@@ -16,23 +15,17 @@ from jobs.distributed import World
 from jobs.hooks import CheckpointHook, MetricsHook, ProgressHook
 from jobs.loop import Hook, TrainingLoop
 from jobs.optimizers import dense_optimizer
-from jobs.prepare import prepare_all
 from jobs.runs import RunFolder
 from jobs.schedule import learning_rate_factor
-from jobs.settings import JobSettings, TrainingSettings
+from jobs.sections import TrainingSettings
+from jobs.settings import JobSettings
 from models.losses import LossSums
 from pipeline.batches import RankingBatch, SequenceBatch
-from pipeline.errors import DataError
-from pipeline.partitions import day_folder, days_between, read_manifest, verify_files
-from pipeline.reader import Examples, Reader, ReaderSettings, Requests, Sequences
-from pipeline.schema import FeatureSettings
+from pipeline.reader import Reader
 
 __all__ = [
     "TrainingRun",
     "build_seeded",
-    "requests_reader",
-    "sequences_reader",
-    "take_in_examples",
 ]
 
 B = TypeVar("B", SequenceBatch, RankingBatch)
@@ -144,99 +137,6 @@ def build_seeded(build: Callable[[], nn.Module], seed: int, device: torch.device
         if name != "tables":
             child.to(device)
     return model
-
-
-def sequences_reader(
-    settings: JobSettings, world: World, specs: Sequence[TableSpec]
-) -> Reader[SequenceBatch]:
-    """The pretraining days' sequences, shuffled.
-
-    Raises:
-        DataError: days that are missing, half written, changed since they were published, built
-            with another vocabulary, or without any row.
-    """
-    training = settings.pretraining.training
-    days = _checked_days(settings, world, "sequences", settings.days.pretraining)
-    examples = Sequences(
-        root=settings.data.root,
-        days=days,
-        features=_features_of(settings, specs),
-        vocabularies={spec.name: spec.vocabulary_digest for spec in specs},
-    )
-    return _reader(examples, settings, world, training.batch_size, training.seed)
-
-
-def requests_reader(
-    settings: JobSettings, world: World, specs: Sequence[TableSpec], split: str
-) -> Reader[RankingBatch]:
-    """The requests of the ranking days, shuffled, or of the validation or test days, as they are.
-
-    Raises:
-        DataError: as `sequences_reader`.
-    """
-    days = _checked_days(settings, world, "requests", getattr(settings.days, split))
-    examples = Requests(
-        root=settings.data.root,
-        days=days,
-        features=_features_of(settings, specs),
-        vocabularies={spec.name: spec.vocabulary_digest for spec in specs},
-        task=settings.requests.task,
-    )
-    if split == "ranking":
-        training = settings.ranking.training
-        return _reader(examples, settings, world, training.batch_size, training.seed)
-    return _reader(examples, settings, world, settings.evaluation.batch_size, None)
-
-
-def _features_of(settings: JobSettings, specs: Sequence[TableSpec]) -> tuple[FeatureSettings, ...]:
-    names = {spec.name for spec in specs}
-    return tuple(feature for feature in settings.features if feature.name in names)
-
-
-def _checked_days(
-    settings: JobSettings, world: World, kind: str, days: tuple[date, date]
-) -> list[date]:
-    """All days of a range; the ranks share comparing their files with the manifests' digests."""
-    every = days_between(*days)
-    if settings.reader.verify:
-        for day in every[world.rank :: world.size]:
-            folder = day_folder(settings.data.root, kind, day)
-            verify_files(folder, read_manifest(folder))
-    return every
-
-
-def _reader(
-    examples: Examples[B], settings: JobSettings, world: World, batch_size: int, seed: int | None
-) -> Reader[B]:
-    reader = Reader(
-        examples,
-        ReaderSettings(
-            batch_size=batch_size,
-            lanes=settings.reader.lanes,
-            prefetch=settings.reader.prefetch,
-            seed=seed or 0,
-        ),
-        shuffle=seed is not None,
-        rank=world.rank,
-        world_size=world.size,
-        pin_memory=world.device.type == "cuda",
-    )
-    if not reader.num_rows:
-        raise DataError(
-            f"{examples.root}: not one row to read from {examples.days[0]} to {examples.days[-1]}; "
-            "look at the counts in the days' manifests, and at [sequences], [requests] and [days]"
-        )
-    return reader
-
-
-def take_in_examples(settings: JobSettings, world: World) -> None:
-    """Check and take in ready-made sequences and requests, where the config says they are brought.
-
-    What prepare does with them, so that who brings them can start at pretrain or rank.
-    """
-    if settings.source.kind == "examples" and world.is_first:
-        prepare_all(settings)
-    world.wait_for_all()
 
 
 def _make_optimizer(

@@ -47,7 +47,7 @@ class GenerativeModel(nn.Module):
         softmax: SoftmaxSettings,
         seed: int,
     ) -> None:
-        """`table_rows`: rows of each item feature's table, the predicted features in order."""
+        """`table_rows`: rows in use of each item feature's table, the predicted ones in order."""
         super().__init__()
         self.tables = tables
         self.softmax = softmax

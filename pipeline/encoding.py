@@ -1,105 +1,104 @@
 """Events with table rows for raw values: where vocabularies meet cleaned events.
 
-    events/ -> vocabulary/, catalogue/ -> encoded events -> `sequences`, `requests`
+    events/ + vocabularies -> encoded events -> `sequences`, `requests`, catalogue, user states
 
-Vocabularies and the catalogue see training days only; everything later is encoded with them.
+A value has its row from the day on by whose end the vocabulary has it. What ranks a request may
+know only what was known before its day: `known_by` gives the rows that existed then, and any row
+from there on counts as unknown.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
 
 import ibis
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import StringValue, Table
+from ibis.expr.types import ArrayValue, IntegerValue, Table
 
-from pipeline.engine import computed, stream
-from pipeline.hashing import hash_key
-from pipeline.partitions import Contents, Manifest, file_paths, publish, read_manifest
-from pipeline.schema import UNKNOWN_ROW, FeatureSettings, item_features
-from pipeline.vocabulary import vocabulary_folder
+from pipeline.engine import Engine
+from pipeline.schema import UNKNOWN_ROW, FeatureSettings
 
 __all__ = [
-    "build_catalogue",
-    "catalogue_folder",
-    "catalogue_schema",
+    "Known",
+    "day_table",
     "encoded_events",
-    "read_catalogue",
+    "known_list",
+    "known_row",
+    "with_part",
     "with_rows",
 ]
 
-ROW_GROUP_ROWS = 131_072
-
 
 def with_rows(
-    connection: Backend, root: Path, features: Sequence[FeatureSettings], table: Table
+    features: Sequence[FeatureSettings], values: Mapping[str, Table], table: Table
 ) -> Table:
-    """Replace each feature's raw value by its row; null and unseen values get row 0."""
+    """Replace each feature's raw value by its row; null and unseen values get row 0.
+
+    `values` has value and row for each feature, and `day` where rows hold from a day on only:
+    then they are compared with the table's own `day`.
+    """
     for feature in features:
-        folder = vocabulary_folder(root, feature.name)
-        paths = [str(path) for path in file_paths(folder, read_manifest(folder))]
-        vocabulary = connection.read_parquet(paths).select(raw="value", found="row")
+        known = values[feature.name]
+        since = {"since": known.day} if "day" in known.columns else {}
+        known = known.select(raw="value", found="row", **since)
         # The row of null is 0, and no raw value is equal to null.
-        table = table.left_join(vocabulary, table[feature.name] == vocabulary.raw)
-        table = table.drop("raw").mutate(found=table.found.fill_null(UNKNOWN_ROW))
+        table = table.left_join(known, table[feature.name] == known.raw)
+        found = table.found
+        if since:
+            found = ibis.ifelse(table.since <= table.day, found, UNKNOWN_ROW)
+        table = table.mutate(found=found.fill_null(UNKNOWN_ROW)).drop("raw", *since)
         table = table.drop(feature.name).rename({feature.name: "found"})
     return table
 
 
 def encoded_events(
-    connection: Backend, root: Path, features: Sequence[FeatureSettings], events: Table
-) -> Table:
-    """Events with rows, evaluated once: the contract's columns, day, raw_item and tie.
-
-    `tie` orders a user's events of one time: by hash, so that their order says nothing (events of
-    one basket share a time), and the same on every engine.
-    """
-    events = events.mutate(raw_item=events.item_id.cast("string"), tie=_tie(events))
-    return computed(connection, "encoded", with_rows(connection, root, features, events))
-
-
-def _tie(events: Table) -> StringValue:
-    parts = [events.user_id, events.item_id.cast("string"), events.action]
-    return hash_key(*parts, events.request_id.fill_null(""))
-
-
-def catalogue_folder(root: Path) -> Path:
-    """ROOT/catalogue."""
-    return Path(root) / "catalogue"
-
-
-def catalogue_schema(features: Sequence[FeatureSettings]) -> pa.Schema:
-    """Each known item's row, the rows of its other features, its number of training events."""
-    return pa.schema({name: pa.int64() for name in [*item_features(features), "count"]})
-
-
-def build_catalogue(
-    connection: Backend,
-    root: Path,
+    engine: Engine,
     features: Sequence[FeatureSettings],
-    seen: Table,
-    contents: Contents,
-) -> Manifest:
-    """Publish what training days say of every item with a row: its latest features, its count.
-
-    `seen` has one row per occurrence of an item: rows of the item features, event_time, and tie,
-    which settles which of the occurrences at one time is the latest.
-    """
-    names = item_features(features)
-    known = seen.filter(seen.item_id != UNKNOWN_ROW)
-    latest = ibis.window(
-        group_by="item_id", order_by=[known.event_time.desc(), known.tie, *names[1:]]
-    )
-    items = known.mutate(
-        age=ibis.row_number().over(latest), count=known.count().over(group_by="item_id")
-    )
-    items = items.filter(items.age == 0).select(*names, "count").order_by("item_id")
-    batches = stream(connection, items)
-    folder = catalogue_folder(root)
-    return publish(folder, contents, catalogue_schema(features), batches, ROW_GROUP_ROWS)
+    values: Mapping[str, Table],
+    events: Table,
+) -> Table:
+    """Events with rows, evaluated once: the contract's columns, day, part and raw_item."""
+    events = events.mutate(raw_item=events.item_id)
+    return engine.computed("encoded", with_rows(features, values, events))
 
 
-def read_catalogue(connection: Backend, root: Path) -> Table:
-    """The published catalogue as an expression."""
-    folder = catalogue_folder(root)
-    return connection.read_parquet([str(p) for p in file_paths(folder, read_manifest(folder))])
+def with_part(users: Table, num_parts: int) -> Table:
+    """`users` (anything with user_id) and `part`: users divided by hash, 0 to num_parts - 1."""
+    part = users.user_id.hash().abs() % num_parts if num_parts > 1 else ibis.literal(0)
+    return users.mutate(part=part.cast("int32"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What was known when a day began."""
+
+    as_of: date
+    """the day by whose end it was known"""
+    num_rows: Mapping[str, int]
+    """feature -> rows of its table"""
+    digests: Mapping[str, str]
+    """feature -> digest of its vocabulary"""
+
+
+def day_table(
+    engine: Engine, features: Sequence[FeatureSettings], known: Mapping[date, Known]
+) -> Table:
+    """One row a day: day, as_of, and for each feature F known_F, its rows when the day began."""
+    columns: dict[str, pa.Array] = {
+        "day": pa.array(list(known), pa.date32()),
+        "as_of": pa.array([of_day.as_of for of_day in known.values()], pa.date32()),
+    }
+    for feature in features:
+        rows = [of_day.num_rows[feature.name] for of_day in known.values()]
+        columns[f"known_{feature.name}"] = pa.array(rows, pa.int64())
+    return engine.in_memory(pa.table(columns))
+
+
+def known_row(row: IntegerValue, num_known: IntegerValue) -> IntegerValue:
+    """The row, or 0 where it did not exist yet."""
+    return ibis.ifelse(row < num_known, row, UNKNOWN_ROW)
+
+
+def known_list(rows: ArrayValue, num_known: IntegerValue) -> ArrayValue:
+    """The rows, 0 for each that did not exist yet."""
+    return rows.map(lambda row: known_row(row, num_known))

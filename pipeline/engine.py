@@ -1,53 +1,154 @@
-"""The engine that evaluates the pipeline's Ibis expressions on one machine: DuckDB.
+"""The engine that evaluates the pipeline's Ibis expressions: DuckDB on one machine, or Spark.
 
-The expressions themselves name no engine. What is particular to DuckDB is here and in the reading
-of source files: a database file under the data root, so that intermediate tables and sorts that
-outgrow memory go to disk, and UTC as the zone of every time without one.
+    [engine] -> open_engine -> Engine: read Parquet, evaluate once, stream rows out
+
+The expressions themselves name no engine and give the same rows on both. What is particular to one
+is in `duckdb_engine` and `spark_engine`, which are imported only where they are chosen.
 """
 
 import fcntl
 import shutil
-import warnings
-from collections.abc import Callable, Generator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import ibis
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
-from ibis.util import gen_name
+from pydantic import Field, model_validator
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
+from pipeline.partitions import file_paths, read_manifest
+from pipeline.settings import Settings
 
-__all__ = ["computed", "computed_by_users", "open_engine", "rows_of", "stream", "with_condition"]
+__all__ = ["DUCKDB", "Engine", "EngineSettings", "open_engine", "read_published"]
 
-STREAM_ROWS = 8192
-EVENTS_PER_PART = 20_000_000
+
+class EngineSettings(Settings):
+    """`[engine]`: where expressions are evaluated; the rows do not depend on it."""
+
+    kind: Literal["duckdb", "spark"] = "duckdb"
+    # DuckDB: memory it may use, "4GB" say; beyond it goes to disk. Unset: 80% of the machine's.
+    memory_limit: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[KMG]B$")
+    # DuckDB: threads; unset: one a core.
+    threads: int | None = Field(default=None, ge=1)
+    # Spark: configuration properties, "spark.master" first among them.
+    spark: dict[str, str] = Field(default={})
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "EngineSettings":
+        if self.kind == "duckdb" and self.spark:
+            raise ValueError("engine.spark is for engine.kind = 'spark'")
+        if self.kind == "spark" and (self.memory_limit or self.threads):
+            raise ValueError(
+                "engine.memory_limit and engine.threads are for engine.kind = 'duckdb'; "
+                "give Spark its own under engine.spark (spark.driver.memory, say)"
+            )
+        return self
+
+
+DUCKDB = EngineSettings()
+
+
+class Engine(ABC):
+    """What the pipeline asks of an engine. Tables are Ibis expressions bound to it."""
+
+    sql_errors: ClassVar[tuple[type[Exception], ...]]
+    """what a wrong SQL condition raises"""
+    data_errors: ClassVar[tuple[type[Exception], ...]]
+    """what a file raises whose data cannot be read"""
+
+    @abstractmethod
+    def read_parquet(self, paths: Sequence[Path], filename: str | None = None) -> Table:
+        """Rows of the files, which have equal columns; `filename`: a column with their paths."""
+
+    @abstractmethod
+    def in_memory(self, table: pa.Table) -> Table:
+        """A small Arrow table as an expression."""
+
+    @abstractmethod
+    def computed(self, name: str, table: Table, *, more: bool = False) -> Table:
+        """Evaluate `table` once, on disk, in place of what was computed under that name.
+
+        more: keep what was computed under that name, and add to it.
+        """
+
+    @abstractmethod
+    def table(self, name: str) -> Table:
+        """What was computed under that name."""
+
+    @abstractmethod
+    def near(self, table: Table, key: str) -> Table:
+        """`table` with rows of one key close to each other, where lists are made faster by that."""
+
+    @abstractmethod
+    def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
+        """The table's rows in its order, in bounded memory."""
+
+    @abstractmethod
+    def rows_of(self, table: Table) -> list[dict[str, Any]]:
+        """A small result (counts) as plain Python values."""
+
+    @abstractmethod
+    def with_condition(self, table: Table, name: str, condition: str) -> Table:
+        """`table` and a boolean column: where the SQL condition over its columns is true.
+
+        The condition is in the engine's own SQL; it runs with the rights of who wrote the config.
+
+        Raises:
+            sql_errors: it is no condition on these columns.
+        """
+
+    @abstractmethod
+    def num_user_parts(self, num_events: int) -> int:
+        """Into how many parts to divide users, so that lists of their events fit into memory."""
+
+
+def read_published(engine: Engine, folder: Path, schema: pa.Schema) -> Table:
+    """Rows of a published folder, which may have none, and so no file; `schema` is then theirs.
+
+    Raises:
+        MissingDayError, HalfWrittenDayError, CorruptFileError: there is none, or it is not whole.
+    """
+    paths = file_paths(folder, read_manifest(folder))
+    return engine.read_parquet(paths) if paths else engine.in_memory(schema.empty_table())
 
 
 @contextmanager
-def open_engine(root: Path) -> Generator[Backend]:
-    """A connection whose tables and spills live in ROOT/.work, which is removed in the end.
+def open_engine(root: Path, settings: EngineSettings = DUCKDB) -> Generator[Engine]:
+    """An engine whose tables and spills live in ROOT/.work, which is removed in the end.
 
     Raises:
         DataError: another process is preparing the same root.
+        ConfigError: Spark is asked for, but not there.
     """
     work = Path(root) / ".work"
-    with _only_one(root), warnings.catch_warnings():
-        # Ibis 12 reads schemas by a method that DuckDB 2 calls deprecated.
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
+    with _only_one(root):
         # What a killed run left behind.
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        connection = ibis.duckdb.connect(work / "engine.duckdb", temp_directory=str(work / "spill"))
         try:
-            connection.raw_sql("SET TimeZone = 'UTC'")
-            yield connection
+            with _opened(work, settings) as engine:
+                yield engine
         finally:
-            connection.disconnect()
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _opened(work: Path, settings: EngineSettings) -> Generator[Engine]:
+    if settings.kind == "duckdb":
+        from pipeline.duckdb_engine import open_duckdb  # noqa: PLC0415 (only the one chosen)
+
+        with open_duckdb(work, settings) as engine:
+            yield engine
+        return
+    try:
+        from pipeline.spark_engine import open_spark  # noqa: PLC0415 (needs pyspark and Java)
+    except ImportError as error:
+        raise ConfigError(f"engine.kind: 'spark' needs the package pyspark ({error})") from None
+    with open_spark(work, settings) as engine:
+        yield engine
 
 
 @contextmanager
@@ -61,70 +162,3 @@ def _only_one(root: Path) -> Generator[None]:
             raise DataError(f"{root}: another process is preparing it; wait for it") from None
         # Closing the file, by whatever end of the process, gives the lock back.
         yield
-
-
-def computed(connection: Backend, name: str, table: Table) -> Table:
-    """Evaluate `table` once into a table of the engine's own file, replacing one of that name."""
-    connection.raw_sql(f"CREATE OR REPLACE TABLE {name} AS {_query(connection, table)}")
-    return connection.table(name)
-
-
-def with_condition(connection: Backend, table: Table, name: str, condition: str) -> Table:
-    """`table` and a boolean column `name`: where the SQL condition over its columns is true.
-
-    Raises:
-        duckdb.Error: it is no condition on these columns.
-    """
-    view = gen_name("with_condition")
-    # SQL from the config is meant: it runs with the rights of the user who wrote it.
-    condition = f"COALESCE(CAST(({condition}) AS BOOLEAN), FALSE)"
-    query = f'SELECT *, {condition} AS "{name}" FROM ({connection.compile(table)})'  # noqa: S608
-    connection.raw_sql(f"CREATE VIEW {view} AS {query}")
-    return connection.table(view)
-
-
-def _query(connection: Backend, table: Table) -> str:
-    """SQL of the expression. DuckDB widens sums to 128 bits, Ibis says int64: keep to that."""
-    numbers = [name for name, dtype in table.schema().items() if dtype.is_int64()]
-    casts = ", ".join(f'CAST("{name}" AS BIGINT) AS "{name}"' for name in numbers)
-    replaced = f"* REPLACE ({casts})" if casts else "*"
-    return f"SELECT {replaced} FROM ({connection.compile(table)})"  # noqa: S608 (names are of our own)
-
-
-def computed_by_users(
-    connection: Backend,
-    name: str,
-    events: Table,
-    num_events: int,
-    make: Callable[[Table], Table],
-) -> Table:
-    """Evaluate `make(events)` for one part of the users after the other, into one table.
-
-    What is made of a user's events must depend on that user's events only. Lists in the making
-    are what the engine cannot spill, so this bounds memory by the events of one part.
-    """
-    num_digits = 0
-    while num_events > EVENTS_PER_PART * 16**num_digits:
-        num_digits += 1
-    part_of = events.user_id.hexdigest("md5").substr(0, num_digits)
-    if not num_digits:
-        return computed(connection, name, make(events))
-    made = computed(connection, name, make(events.filter(part_of == "0" * num_digits)))
-    for number in range(1, 16**num_digits):
-        part = events.filter(part_of == f"{number:0{num_digits}x}")
-        query = _query(connection, make(part).select(made.columns))
-        connection.raw_sql(f"INSERT INTO {name} {query}")
-    return made
-
-
-def stream(connection: Backend, table: Table) -> pa.RecordBatchReader:
-    """The table's rows as record batches, computed as they are read.
-
-    Ibis 12's own `to_pyarrow_batches` calls a method that DuckDB 2 no longer has.
-    """
-    return connection.con.sql(connection.compile(table)).to_arrow_reader(STREAM_ROWS)
-
-
-def rows_of(connection: Backend, table: Table) -> list[dict[str, Any]]:
-    """A small result (counts) as plain Python values."""
-    return connection.to_pyarrow(table).to_pylist()

@@ -13,9 +13,9 @@ from typing import Literal
 
 import ibis
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, TimestampValue
 
+from pipeline.engine import Engine
 from pipeline.errors import SchemaError
 from pipeline.schema import FeatureSettings, context_features, item_features
 from pipeline.source_files import Footer
@@ -46,7 +46,7 @@ IBIS_TYPES = {
 
 
 def example_columns(
-    kind: ExampleKind, features: Sequence[FeatureSettings], task: str, ids: IdKind
+    kind: ExampleKind, features: Sequence[FeatureSettings], tasks: Sequence[str], ids: IdKind
 ) -> dict[str, str]:
     """Columns that files of ready-made examples must have: name -> what is in it."""
     raw: dict[str, str] = {f.name: "int64" if ids == "rows" else f.dtype for f in features}
@@ -60,7 +60,7 @@ def example_columns(
         "history_time": "list of time",
         **{f"history_{name}": wanted for name, wanted in lists.items()},
         **{f"candidate_{name}": wanted for name, wanted in lists.items()},
-        f"label_{task}": "list of label",
+        **{f"label_{task}": "list of label" for task in tasks},
         **{name: raw[name] for name in context_features(features)},
     }
 
@@ -96,12 +96,17 @@ def _fits(dtype: pa.DataType, wanted: str) -> bool:
     return fits[wanted]
 
 
-def read_examples(connection: Backend, footers: Sequence[Footer], columns: dict[str, str]) -> Table:
+def read_examples(engine: Engine, footers: Sequence[Footer], columns: dict[str, str]) -> Table:
     """The files' rows in the contract's types (times without zone), and their day and file."""
-    paths = [str(footer.path) for footer in footers]
-    raw = connection.read_parquet(paths, filename=FILE, hive_partitioning=False, union_by_name=True)
-    typed = {name: raw[name].cast(_ibis_type(wanted)) for name, wanted in columns.items()}
-    rows = raw.select(**typed, file=raw[FILE].re_extract(r"(day=[0-9-]{10}/[^/]+)$", 1))
+    alike: dict[str, list[Footer]] = {}
+    for footer in footers:
+        alike.setdefault(str(footer.schema), []).append(footer)
+    parts: list[Table] = []
+    for group in alike.values():
+        raw = engine.read_parquet([footer.path for footer in group], filename=FILE)
+        typed = {name: raw[name].cast(_ibis_type(wanted)) for name, wanted in columns.items()}
+        parts.append(raw.select(**typed, file=raw[FILE].re_extract(r"(day=[0-9-]{10}/[^/]+)$", 1)))
+    rows = ibis.union(*parts) if len(parts) > 1 else parts[0]
     return rows.mutate(day=rows.file.substr(4, 10).cast("date"))
 
 
@@ -129,27 +134,30 @@ def checked_sequences(rows: Table, features: Sequence[FeatureSettings], ids: IdK
 
 
 def checked_requests(
-    rows: Table, features: Sequence[FeatureSettings], task: str, ids: IdKind
+    rows: Table, features: Sequence[FeatureSettings], tasks: Sequence[str], ids: IdKind
 ) -> Table:
     """`rows` with their reason, null for a good request."""
-    names, label = item_features(features), rows[f"label_{task}"]
+    names, labels = item_features(features), [f"label_{task}" for task in tasks]
     history = [f"history_{name}" for name in names]
     candidates = [f"candidate_{name}" for name in names]
     required = history + candidates if ids == "rows" else ["history_item_id", "candidate_item_id"]
-    no_label = label.filter(lambda value: value.notnull() & (value != 0) & (value != 1))
+    no_label = _either(
+        rows[name].filter(lambda value: value.notnull() & (value != 0) & (value != 1)).length() > 0
+        for name in labels
+    )
     reason = ibis.cases(
         (_absent(rows.request_id), "null_request_id"),
         (_absent(rows.user_id), "null_user_id"),
         (rows.request_time.isnull(), "null_request_time"),
         (_lengths_differ(rows, ["history_time", *history]), "unequal_lengths"),
-        (_lengths_differ(rows, [f"label_{task}", *candidates]), "unequal_lengths"),
-        (label.length() == 0, "empty"),
+        (_lengths_differ(rows, [*labels, *candidates]), "unequal_lengths"),
+        (rows[labels[0]].length() == 0, "empty"),
         (_any_null(rows, required), "null_id"),
         (_no_context(rows, features, ids), "null_id"),
         (_any_null(rows, ["history_time"]), "null_event"),
         (rows.history_time != rows.history_time.sort(), "time_not_ascending"),
         (_any_from(rows.history_time, rows.request_time), "history_not_before_request"),
-        (no_label.length() > 0, "label_not_0_or_1"),
+        (no_label, "label_not_0_or_1"),
         (rows.request_time >= _midnight_after(rows), "future_time"),
         (rows.request_time < rows.day.cast(TIME), "late_time"),
         (

@@ -14,14 +14,16 @@ from ibis.expr.types import Table
 from pipeline.schema import FeatureSettings, context_features, item_features
 from pipeline.vocabulary import Vocabulary
 
-__all__ = ["encoded_batches", "item_occurrences"]
+__all__ = ["OCCURRENCE", "encoded_batches", "item_occurrences"]
+
+OCCURRENCE = "occurrence"
 
 
 def item_occurrences(examples: Table, features: Sequence[FeatureSettings]) -> Table:
     """One row per event of a sequence, or per history event and candidate of a request.
 
-    Columns: day, event_time (a candidate's is its request's), the item features, and tie (empty,
-    as nothing else tells two occurrences of one time apart).
+    Columns: day, event_time (a candidate's is its request's), the item features, and action
+    (OCCURRENCE: what was done is not known of all of them).
     """
     names = item_features(features)
     if "event_time" in examples.columns:
@@ -40,7 +42,9 @@ def _unnested(
     lists = [examples[prefix + name] for name in names]
     events = examples.select("day", event=times.zip(*lists).unnest())
     fields = {name: events.event[f"f{number}"] for number, name in enumerate(names, start=2)}
-    return events.select("day", event_time=events.event.f1, **fields, tie=ibis.literal(""))
+    return events.select(
+        "day", event_time=events.event.f1, **fields, action=ibis.literal(OCCURRENCE)
+    )
 
 
 def encoded_batches(

@@ -1,24 +1,80 @@
 """Histories: what a user did strictly before a request, oldest first.
 
-Second of three steps of `requests`. The number of earlier events is a running count over the
-user's events and requests together. A user's events lie in blocks of `max_history`, so a history
-is the end of one block and the start of the next: two lookups, whatever the user's past is long.
+A user's events of the days being built lie in chunks of `size`; chunk -1 is what the user's state
+of the day before holds, the last `size` events at most. A history is the end of one chunk after
+the end of the one before it: two lookups, however long the user's past is.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import ibis
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import ArrayValue, Table
+from ibis.expr.types import ArrayValue, IntegerValue, Table
 
-from pipeline.engine import computed
+from pipeline.hashing import hash_key, hash_number, scrambled
+from pipeline.schema import UNKNOWN_ROW
 
-__all__ = ["count_before", "take_histories"]
+__all__ = [
+    "chunks_of",
+    "count_before",
+    "joined_lists",
+    "last_events",
+    "or_empty",
+    "placed_events",
+    "sorted_lists",
+    "tie",
+]
 
 
-def count_before(history_events: Table, heads: Table) -> Table:
-    """`heads` and `num_before`, the user's history events strictly before `request_time`."""
-    events = history_events.select(
+def tie(events: Table, names: Sequence[str], actions: Sequence[str] = ()) -> IntegerValue:
+    """Order of a user's events of one time: by hash, so that it says nothing of the items.
+
+    Events of one basket share their time. Equal on every engine; equal only for equal events.
+    """
+    others = ibis.literal(0).cast("int64")
+    for name in names[1:]:
+        others = (others * 31 + events[name]) & (2**31 - 1)
+    action = ibis.literal(0)
+    for number, name in enumerate(actions):
+        action = ibis.ifelse(events.action == name, number, action)
+    seconds = events.event_time.truncate("s").epoch_seconds().cast("int64")
+    known = scrambled(events.item_id * 0x9E3779B1 + seconds * 0x85EBC)
+    unknown = hash_number(hash_key(events.raw_item.cast("string"))) & (2**31 - 1)
+    item = ibis.ifelse(events.item_id == UNKNOWN_ROW, unknown, known)
+    return item * 2**31 + ((others * 8 + action) & (2**31 - 1))
+
+
+def placed_events(events: Table, actions: Sequence[str], names: Sequence[str]) -> Table:
+    """Events of these actions with `position`, each user's from 0, oldest first; and `tie`."""
+    chosen = events.filter(events.action.isin(actions))
+    chosen = chosen.mutate(tie=tie(chosen, names, actions))
+    in_order = ibis.window(group_by="user_id", order_by=[chosen.event_time, chosen.tie])
+    return chosen.mutate(position=ibis.row_number().over(in_order))
+
+
+def sorted_lists(grouped: Table, first: Any, fields: dict[str, Any], **more: Any) -> Table:
+    """One row a group of `grouped`, with one list a field, in the order of `first`.
+
+    Engines collect in any order, so structs are collected and sorted by their first field.
+    """
+    token = ibis.struct({"sort_key": first, **fields})
+    lists = grouped.agg(tokens=token.collect(), **more)
+    lists = lists.mutate(tokens=lists.tokens.sort())
+    columns = {name: lists.tokens.map(lambda t, name=name: t[name]) for name in fields}
+    return lists.mutate(**columns).drop("tokens")
+
+
+def chunks_of(placed: Table, names: Sequence[str], size: int) -> Table:
+    """user_id, chunk from 0, num_events, and a list a name."""
+    placed = placed.mutate(chunk=placed.position // size)
+    grouped = placed.group_by("user_id", "chunk")
+    fields = {name: placed[name] for name in names}
+    return sorted_lists(grouped, placed.position, fields, num_events=placed.count())
+
+
+def count_before(placed: Table, heads: Table) -> Table:
+    """request_key, user_id, num_before: placed events strictly before `request_time`."""
+    events = placed.select(
         "user_id", time="event_time", request_key=ibis.null("string"), is_event=ibis.literal(1)
     )
     asked = heads.select(
@@ -30,49 +86,45 @@ def count_before(history_events: Table, heads: Table) -> Table:
         group_by="user_id", order_by=[both.time, both.is_event], preceding=None, following=0
     )
     both = both.mutate(num_before=both.is_event.sum().over(before))
-    counted = both.filter(both.is_event == 0).select("request_key", "num_before")
-    return heads.inner_join(counted, "request_key")
+    return both.filter(both.is_event == 0).select("request_key", "user_id", "num_before")
 
 
-def _blocks(history_events: Table, names: Sequence[str], size: int) -> Table:
-    """Each user's events in order, `size` to a row: user_id, block, one list per name."""
-    events = history_events
-    in_order = ibis.window(group_by="user_id", order_by=[events.event_time, events.tie])
-    events = events.mutate(position=ibis.row_number().over(in_order))
-    events = events.mutate(block=events.position // size)
-    token = ibis.struct({name: events[name] for name in ["position", *names]})
-    blocks = events.group_by("user_id", "block").agg(tokens=token.collect())
-    blocks = blocks.mutate(tokens=blocks.tokens.sort())
-    lists = {name: blocks.tokens.map(lambda token, name=name: token[name]) for name in names}
-    return blocks.select("user_id", "block", **lists)
+def last_events(asked: Table, chunks: Table, names: Sequence[str], size: int) -> Table:
+    """`asked` (with user_id, num_before) and a list `history_<name>` per name.
 
-
-def take_histories(
-    connection: Backend, history_events: Table, counted: Table, names: Sequence[str], size: int
-) -> Table:
-    """request_key and a list `history_<name>` per name: the last `size` of `num_before` events.
-
-    `counted` has request_key, user_id and num_before.
+    The last `size` of the user's events: those before, in chunk -1, and `num_before` of the others.
     """
-    blocks = computed(connection, "blocks", _blocks(history_events, names, size))
-    counted = counted.select("request_key", "user_id", "num_before")
-    counted = counted.mutate(last_block=(counted.num_before - 1) // size)
-    counted = counted.mutate(in_last=counted.num_before - counted.last_block * size)
-    earlier = blocks.rename({f"earlier_{name}": name for name in names})
-    joined = counted.left_join(
-        blocks, [counted.user_id == blocks.user_id, counted.last_block == blocks.block]
-    ).select(counted, *names)
+    last = ibis.ifelse(asked.num_before > 0, (asked.num_before - 1) // size, -1)
+    asked = asked.mutate(last_chunk=last)
+    asked = asked.mutate(
+        in_last=ibis.ifelse(asked.last_chunk >= 0, asked.num_before - asked.last_chunk * size, size)
+    )
+    late = chunks.select("user_id", "chunk", **{f"late_{name}": chunks[name] for name in names})
+    early = chunks.select("user_id", "chunk", **{f"early_{name}": chunks[name] for name in names})
+    kept = asked.columns
+    joined = asked.left_join(
+        late, [asked.user_id == late.user_id, asked.last_chunk == late.chunk]
+    ).select(asked, *(f"late_{name}" for name in names))
     joined = joined.left_join(
-        earlier, [joined.user_id == earlier.user_id, joined.last_block - 1 == earlier.block]
-    ).select(joined, *(f"earlier_{name}" for name in names))
-    histories = {
-        f"history_{name}": _or_empty(joined[f"earlier_{name}"][joined.in_last :]).concat(
-            _or_empty(joined[name][: joined.in_last])
-        )
-        for name in names
+        early, [joined.user_id == early.user_id, joined.last_chunk - 1 == early.chunk]
+    ).select(joined, *(f"early_{name}" for name in names))
+    histories: dict[str, ArrayValue] = {}
+    for name in names:
+        earlier = or_empty(joined[f"early_{name}"])
+        latest = or_empty(joined[f"late_{name}"])
+        first = ibis.greatest(earlier.length() - (size - joined.in_last), 0)
+        histories[f"history_{name}"] = earlier[first:].concat(latest[: joined.in_last])
+    columns = [name for name in kept if name not in ("last_chunk", "in_last")]
+    return joined.select(*columns, **histories)
+
+
+def joined_lists(table: Table, names: Sequence[str], first: str, second: str) -> dict[str, Any]:
+    """Name -> list `<first><name>` followed by `<second><name>`, absent ones being empty."""
+    return {
+        name: or_empty(table[first + name]).concat(or_empty(table[second + name])) for name in names
     }
-    return joined.select("request_key", **histories)
 
 
-def _or_empty(values: ArrayValue) -> ArrayValue:
+def or_empty(values: ArrayValue) -> ArrayValue:
+    """The list, or an empty one in place of null."""
     return ibis.coalesce(values, ibis.literal([], type=values.type()))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from pipeline.data_checks import NO_CHECKS, DataCheckSettings
 from pipeline.digests import texts_digest
-from pipeline.encoding import catalogue_folder
 from pipeline.partitions import (
     Contents,
     Manifest,
@@ -23,9 +23,9 @@ from pipeline.progress import Progress, no_progress
 from pipeline.requests import RequestSettings
 from pipeline.schema import DaySettings, FeatureSettings
 from pipeline.sequences import SequenceSettings
-from pipeline.settings import settings_digest
 from pipeline.source import SourceSettings
-from pipeline.vocabulary import table_sizes, vocabulary_folder
+from pipeline.tasks import TaskSettings
+from pipeline.vocabulary import table_sizes
 
 __all__ = ["Preparation", "PrepareReport"]
 
@@ -44,6 +44,8 @@ class PrepareReport:
     set_aside: dict[str, dict[str, int]] = field(default_factory=dict)
     table_rows: dict[str, int] = field(default_factory=dict)
     """feature -> rows of its embedding table, row 0 included"""
+    open_days: dict[str, list[date]] = field(default_factory=dict)
+    """task -> days that are not final for it yet"""
 
     def add(self, kind: str, manifests: Mapping[date, Manifest], built: Sequence[date]) -> None:
         """Sum up the days of a kind."""
@@ -72,9 +74,13 @@ class Preparation:
     days: DaySettings
     sequences: SequenceSettings
     requests: RequestSettings
+    tasks: Mapping[str, TaskSettings]
     progress: Progress = no_progress
     report: PrepareReport = field(default_factory=PrepareReport)
     row_group_rows: int = ROW_GROUP_ROWS
+    checks: DataCheckSettings = NO_CHECKS
+    keep_states: int = 7
+    """states of this many days stay on disk, so that a change to one of them is built from there"""
 
     @property
     def request_days(self) -> list[date]:
@@ -83,78 +89,61 @@ class Preparation:
         return sorted({day for days in ranges for day in days_between(*days)})
 
     @property
+    def last_training_day(self) -> date:
+        """The day until whose end vocabularies and the catalogue grow."""
+        return self.days.training[1]
+
+    @property
     def vocabularies(self) -> dict[str, str]:
-        """Feature -> digest of its published vocabulary."""
-        sizes = table_sizes(self.root, self.features)
+        """Feature -> digest of its vocabulary by the end of training."""
+        sizes = table_sizes(self.root, self.features, self.last_training_day)
         return {name: digest for name, (_, digest) in sizes.items()}
 
     @property
-    def catalogue(self) -> Manifest:
-        """Manifest of the published catalogue."""
-        return read_manifest(catalogue_folder(self.root))
+    def columns_digest(self) -> str:
+        """Over everything that decides which rows ids become."""
+        return texts_digest(
+            feature.model_dump_json(exclude={"headroom"}) for feature in self.features
+        )
+
+    def contents(self, kind: str, day: date, inputs: str, config: str, version: str) -> Contents:
+        """What a folder of this run is made from."""
+        return Contents(
+            kind=kind,
+            day=day,
+            input_digest=inputs,
+            config_digest=texts_digest([config, self.columns_digest, str(self.row_group_rows)]),
+            code_version=version,
+        )
 
     def stale_days(
         self, kind: str, inputs: Mapping[date, str], config: str, version: str
     ) -> dict[date, Contents]:
         """The days of `inputs` (day -> digest) that were not yet made from just that."""
-        columns = _columns_digest(self.features)
         stale: dict[date, Contents] = {}
         for day, digest in inputs.items():
-            contents = Contents(
-                kind=kind,
-                day=day,
-                input_digest=digest,
-                config_digest=texts_digest([config, columns, str(self.row_group_rows)]),
-                code_version=version,
-                vocabularies=self.vocabularies,
-            )
+            contents = self.contents(kind, day, digest, config, version)
             published = find_manifest(day_folder(self.root, kind, day))
             if published is None or not published.same_build(contents):
                 stale[day] = contents
         return stale
 
-    def stale_vocabularies(self, seen: str, version: str) -> dict[FeatureSettings, Contents]:
-        """Features whose vocabulary was not yet made from the events with digest `seen`."""
-        stale: dict[FeatureSettings, Contents] = {}
-        for feature in self.features:
-            contents = Contents(
-                kind="vocabulary",
-                input_digest=seen,
-                config_digest=settings_digest(feature),
-                code_version=version,
-            )
-            published = find_manifest(vocabulary_folder(self.root, feature.name))
-            if published is None or not published.same_build(contents):
-                stale[feature] = contents
-        return stale
+    def is_built(self, wanted: Sequence[Contents]) -> bool:
+        """Whether vocabularies, catalogue and states were made from just that."""
+        own = [feature for feature in self.features if feature.fixed_rows is None]
+        names = {
+            "vocabulary": [f"vocabulary/{f.name}" for f in own]
+            + [f"pending/{f.name}" for f in own if f.min_count > 1]
+        }
+        for contents in wanted:
+            assert contents.day is not None
+            for folder in names.get(contents.kind, [contents.kind]):
+                published = find_manifest(day_folder(self.root, folder, contents.day))
+                if published is None or not published.same_build(contents):
+                    return False
+        return True
 
-    def stale_catalogue(self, seen: str, version: str) -> Contents | None:
-        """What to publish as catalogue, or None if that is what is there."""
-        contents = Contents(
-            kind="catalogue",
-            input_digest=texts_digest([seen, *self.vocabularies.values()]),
-            config_digest=_columns_digest(self.features),
-            code_version=version,
-            vocabularies=self.vocabularies,
-        )
-        published = find_manifest(catalogue_folder(self.root))
-        return None if published and published.same_build(contents) else contents
-
-    def collect(self, kind: str, days: Sequence[date], built: Mapping[date, Contents]) -> None:
+    def collect(self, kind: str, days: Sequence[date], built: Sequence[date]) -> None:
         """Add the published days of a kind to the report."""
         manifests = {day: read_manifest(day_folder(self.root, kind, day)) for day in days}
-        self.report.add(kind, manifests, list(built))
-
-    @staticmethod
-    def with_counts(
-        stale: Mapping[date, Contents], counts: Mapping[date, dict[str, int]]
-    ) -> dict[date, Contents]:
-        """The days' contents with their counts; a day without any row has none."""
-        return {
-            day: contents.model_copy(update={"counts": counts.get(day, {})})
-            for day, contents in stale.items()
-        }
-
-
-def _columns_digest(features: Sequence[FeatureSettings]) -> str:
-    return texts_digest(f"{feature.name} {feature.role}" for feature in features)
+        self.report.add(kind, manifests, built)

@@ -1,204 +1,234 @@
 """Preparing, start to end: from what the user brings to what training reads.
 
-    SOURCE/day=D -> events -> vocabularies, catalogue -> sequences, requests     (under ROOT)
+    SOURCE/day=D -> events -> vocabulary, catalogue, history (the state after a day)
+                           -> sequences, tails, requests                         (under ROOT)
 
 A plain function; `jobs.prepare` is its command. Every folder it publishes records what it was made
-from, so a rerun makes only what changed, and one that was killed leaves nothing half visible.
+from, so a rerun makes only what changed, and one that was killed leaves nothing half visible. Days
+are built from the state that the day before left, never from earlier days' events.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
-from datetime import date
-from pathlib import Path
+from datetime import date, timedelta
 
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 
-from pipeline.day_streams import publish_days
+from pipeline.block import build_block
+from pipeline.block_outputs import BlockOutputs
+from pipeline.classify import events_schema
+from pipeline.day_chain import Block, blocks_of, chain, days_after
 from pipeline.digests import code_version, texts_digest
-from pipeline.encoding import build_catalogue, encoded_events, read_catalogue
-from pipeline.engine import computed, computed_by_users, open_engine, stream
+from pipeline.engine import DUCKDB, Engine, EngineSettings, open_engine
+from pipeline.errors import DataError
 from pipeline.events import clean_events, event_manifests, read_events
 from pipeline.examples import prepare_examples
-from pipeline.partitions import Contents, Manifest, days_between
+from pipeline.last_event import prepare_last_events
+from pipeline.partitions import Contents, Manifest, day_folder, days_between
 from pipeline.preparation import Preparation, PrepareReport
-from pipeline.progress import Progress, no_progress, ticker
-from pipeline.requests import RequestSettings, count_requests, find_requests, made_requests
-from pipeline.schema import (
-    DaySettings,
-    FeatureSettings,
-    check_features,
-    requests_schema,
-    sequences_schema,
-)
-from pipeline.sequences import SequenceSettings, count_sequences, cut_sequences, kept_sequences
+from pipeline.requests import check_candidates
+from pipeline.schema import check_features
 from pipeline.settings import settings_digest
-from pipeline.source import SourceSettings, check_source
-from pipeline.vocabulary import build_vocabulary, table_sizes
+from pipeline.source import check_source
+from pipeline.source_files import day_exists
+from pipeline.tasks import final_tasks, lookahead_days
+from pipeline.vocabulary import table_sizes
 
 __all__ = ["prepare"]
 
+# What decides a user's state, and with it all that is built from states.
+STATE_CODE = (
+    *(
+        "vocabulary",
+        "vocabulary_growth",
+        "encoding",
+        "catalogue",
+        "hashing",
+        "histories",
+        "sequences",
+    ),
+    *("user_states", "shown", "block", "block_users"),
+)
+REQUEST_CODE = (*STATE_CODE, "requests", "baskets", "negatives", "labels", "tasks")
 
-def prepare(
-    root: Path,
-    source: SourceSettings,
-    features: Sequence[FeatureSettings],
-    days: DaySettings,
-    sequences: SequenceSettings,
-    requests: RequestSettings,
-    progress: Progress = no_progress,
-) -> PrepareReport:
-    """Make everything under `root` that is missing or was made from something else.
+
+def prepare(made: Preparation, settings: EngineSettings = DUCKDB) -> PrepareReport:
+    """Make everything under `made.root` that is missing or was made from something else.
 
     Raises:
         ConfigError: features or columns that contradict the contract.
         DataError: what is wrong with the data brought, by day, file, column and reason.
     """
-    check_features(features)
-    check_source(source, features)
-    made = Preparation(
-        root=Path(root),
-        source=source,
-        features=tuple(features),
-        days=days,
-        sequences=sequences,
-        requests=requests,
-        progress=progress,
-    )
-    with open_engine(made.root) as connection:
-        if source.kind == "examples":
-            prepare_examples(connection, made)
+    check_features(made.features)
+    check_source(made.source, made.features)
+    check_candidates(made.requests, made.features)
+    with open_engine(made.root, settings) as engine:
+        if made.source.kind == "examples":
+            prepare_examples(engine, made)
+        elif made.requests.candidates == "last_event":
+            prepare_last_events(engine, made)
         else:
-            _prepare_from_events(connection, made)
-    sizes = table_sizes(made.root, features)
+            _prepare_days(engine, made)
+    sizes = table_sizes(made.root, made.features, made.last_training_day)
     made.report.table_rows = {name: num_rows for name, (num_rows, _) in sizes.items()}
     return made.report
 
 
-def _prepare_from_events(connection: Backend, made: Preparation) -> None:
-    wanted = days_between(made.days.training[0], made.days.test[1])
-    built = clean_events(connection, made.root, made.source, made.features, wanted, made.progress)
+def _prepare_days(engine: Engine, made: Preparation) -> None:
+    manifests = _clean(engine, made)
+    plan = _Plan(made, manifests)
+    for block in plan.blocks():
+        events = _events(engine, made, plan.of_days(block.days))
+        following = days_after(manifests, block.days[-1], lookahead_days(made.tasks))
+        later = _later(_events(engine, made, plan.of_days(following)))
+        build_block(engine, made, block, events, later, plan.outputs(block))
+    plan.remove_old_states()
+    made.collect("sequences", days_between(*made.days.pretraining), list(plan.sequences))
+    made.collect("tails", [made.days.pretraining[1]], list(plan.tails))
+    made.collect("requests", made.request_days, list(plan.requests))
+    made.report.open_days = plan.open_days
+
+
+def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
+    """Manifests of all days that are built, and of those after them that their labels need."""
+    first, last = made.days.training[0], made.days.test[1]
+    wanted = days_between(first, last)
+    for number in range(1, lookahead_days(made.tasks) + 1):
+        day = last + timedelta(days=number)
+        if not day_exists(made.source.path, day):
+            break
+        wanted.append(day)
+    built = clean_events(
+        engine, made.root, made.source, made.features, wanted, made.progress, made.checks
+    )
     manifests = event_manifests(made.root, wanted)
     made.report.add("events", manifests, built)
-    training = _between(manifests, made.days.training)
-    _build_training_tables(connection, made, training)
-    stale_sequences = _stale_sequences(made, manifests)
-    stale_requests = _stale_requests(made, manifests)
-    needed = [made.days.pretraining[1]] * bool(stale_sequences) + list(stale_requests)
-    if needed:
-        used = {day: manifest for day, manifest in manifests.items() if day <= max(needed)}
-        raw = read_events(connection, made.root, used)
-        events = encoded_events(connection, made.root, made.features, raw)
-        num_events = sum(manifest.num_rows for manifest in used.values())
-        _build_sequences(connection, made, events, num_events, stale_sequences)
-        _build_requests(connection, made, events, num_events, stale_requests)
-    made.collect("sequences", days_between(*made.days.pretraining), stale_sequences)
-    made.collect("requests", made.request_days, stale_requests)
+    if not made.report.num_rows["events"]:
+        raise DataError("no events at all on the days asked for; see [days] and source.path")
+    return manifests
 
 
-def _between(manifests: Mapping[date, Manifest], days: tuple[date, date]) -> dict[date, Manifest]:
-    return {day: manifest for day, manifest in manifests.items() if days[0] <= day <= days[1]}
+def _events(engine: Engine, made: Preparation, manifests: Mapping[date, Manifest]) -> Table:
+    """Cleaned events of the days, which may have none at all."""
+    if any(manifest.num_rows for manifest in manifests.values()):
+        return read_events(engine, made.root, manifests)
+    events = engine.in_memory(events_schema(made.features).empty_table())
+    events = events.mutate(event_time=events.event_time.cast("timestamp(6)"))
+    return events.mutate(day=events.event_time.date())
 
 
-def _build_training_tables(
-    connection: Backend, made: Preparation, training: Mapping[date, Manifest]
-) -> None:
-    """Vocabularies and the catalogue, from training days only."""
-    version = code_version("vocabulary", "encoding", "hashing")
-    seen = texts_digest(f"{day} {manifest.content_digest}" for day, manifest in training.items())
-    stale = made.stale_vocabularies(seen, version)
-    for number, (feature, contents) in enumerate(stale.items(), start=1):
-        events = read_events(connection, made.root, training)
-        occurrences = events.select("day", value=events[feature.name])
-        occurrences = computed(connection, "seen", occurrences)
-        build_vocabulary(connection, made.root, feature, occurrences, contents)
-        made.progress("vocabularies", number, len(stale))
-    contents = made.stale_catalogue(seen, version)
-    if contents is not None:
-        events = read_events(connection, made.root, training)
-        encoded = encoded_events(connection, made.root, made.features, events)
-        build_catalogue(connection, made.root, made.features, encoded, contents)
+def _later(events: Table) -> Table:
+    """What labels need of events after their day."""
+    columns = ["user_id", "action", "event_time", "request_id", "day"]
+    return events.select(*columns, raw_item=events.item_id)
 
 
-def _stale_sequences(made: Preparation, manifests: Mapping[date, Manifest]) -> dict[date, Contents]:
-    seen = _between(manifests, made.days.pretraining)
-    events = [f"{day} {manifest.content_digest}" for day, manifest in seen.items()]
-    inputs = texts_digest([*events, *made.vocabularies.values()])
-    version = code_version("sequences", "encoding", "hashing")
-    config = settings_digest(made.sequences)
-    return made.stale_days("sequences", dict.fromkeys(seen, inputs), config, version)
+class _Plan:
+    """What is stale, and what it is made from."""
 
+    def __init__(self, made: Preparation, manifests: Mapping[date, Manifest]) -> None:
+        self._made = made
+        self._manifests = manifests
+        digests = {day: manifest.content_digest for day, manifest in manifests.items()}
+        self._chain = chain(self._state_config(), digests, made.last_training_day)
+        self.sequences = self._stale_sequences()
+        self.tails = self._stale_tails()
+        self.requests = self._stale_requests(digests)
 
-def _stale_requests(made: Preparation, manifests: Mapping[date, Manifest]) -> dict[date, Contents]:
-    texts: list[str] = [*made.vocabularies.values(), made.catalogue.content_digest]
-    inputs: dict[date, str] = {}
-    # A day's requests depend on that day's events and all earlier ones.
-    for day, manifest in manifests.items():
-        texts = [texts_digest([*texts, manifest.content_digest])]
-        inputs[day] = texts[0]
-    version = code_version(
-        "requests",
-        "baskets",
-        "histories",
-        "negatives",
-        "encoding",
-        "hashing",
-    )
-    wanted = {day: inputs[day] for day in made.request_days}
-    return made.stale_days("requests", wanted, settings_digest(made.requests), version)
+    @property
+    def open_days(self) -> dict[str, list[date]]:
+        """Task -> request days that are not final for it."""
+        days = self._made.request_days
+        return {
+            task: [day for day in days if task not in self._final(day)] for task in self._made.tasks
+        }
 
+    def blocks(self) -> list[Block]:
+        """What to build; training ends with a state, which consumers read."""
+        made = self._made
+        last_training_day = made.last_training_day
+        stale = {*self.sequences, *self.tails, *self.requests}
+        if not self._has_state(last_training_day):
+            stale.add(last_training_day)
+        return list(
+            blocks_of(
+                days=list(self._manifests),
+                stale=stale,
+                has_state=self._has_state,
+                ends=(made.days.pretraining[1], last_training_day),
+                num_events={day: m.num_rows for day, m in self._manifests.items()},
+            )
+        )
 
-def _build_sequences(
-    connection: Backend,
-    made: Preparation,
-    events: Table,
-    num_events: int,
-    stale: Mapping[date, Contents],
-) -> None:
-    if not stale:
-        return
-    settings, days = made.sequences, made.days.pretraining
+    def of_days(self, days: Sequence[date]) -> dict[date, Manifest]:
+        """Manifests of some days."""
+        return {day: self._manifests[day] for day in days}
 
-    def cut(part: Table) -> Table:
-        return cut_sequences(part, settings, made.features, days)
+    def outputs(self, block: Block) -> BlockOutputs:
+        """What of the block is published."""
+        made, last = self._made, block.days[-1]
+        kinds = ["history"]
+        if last <= made.last_training_day:
+            kinds += ["vocabulary", "catalogue"]
+        requests = {day: c for day, c in self.requests.items() if day in block.days}
+        return BlockOutputs(
+            sequences={day: c for day, c in self.sequences.items() if day in block.days},
+            tails={day: c for day, c in self.tails.items() if day == last},
+            requests=requests,
+            state={kind: self._state_contents(kind, last) for kind in kinds},
+            final={t: [d for d in requests if t in self._final(d)] for t in made.tasks},
+        )
 
-    pieces = computed_by_users(connection, "pieces", events, num_events, cut)
-    counts = count_sequences(connection, pieces, settings)
-    rows = kept_sequences(pieces, settings, list(stale))
-    publish_days(
-        made.root,
-        stream(connection, rows),
-        made.with_counts(stale, counts),
-        sequences_schema(made.features),
-        made.row_group_rows,
-        ticker(made.progress, "sequences", len(stale)),
-    )
+    def remove_old_states(self) -> None:
+        """Keep the latest states, and that of the last training day."""
+        made = self._made
+        for kind in ("history", "catalogue", "vocabulary/*", "pending/*"):
+            for folder in made.root.glob(kind):
+                days = sorted(folder.glob("day=*"))
+                training = day_folder(folder.parent, folder.name, made.last_training_day)
+                for old in {*days[: -made.keep_states]} - {training}:
+                    shutil.rmtree(old)
 
+    def _state_config(self) -> str:
+        made = self._made
+        shown = made.requests.actions if made.requests.candidates == "events" else ()
+        texts = [
+            made.columns_digest,
+            str((made.requests.history_actions, made.requests.max_history, shown)),
+            str((made.sequences.actions, made.sequences.max_length)),
+            code_version(*STATE_CODE),
+        ]
+        return texts_digest(texts)
 
-def _build_requests(
-    connection: Backend,
-    made: Preparation,
-    events: Table,
-    num_events: int,
-    stale: Mapping[date, Contents],
-) -> None:
-    if not stale:
-        return
-    settings = made.requests
-    catalogue = read_catalogue(connection, made.root)
+    def _state_contents(self, kind: str, day: date) -> Contents:
+        return self._made.contents(kind, day, self._chain[day], "", "")
 
-    def find(part: Table) -> Table:
-        num_items = made.catalogue.num_rows
-        days = list(stale)
-        return find_requests(connection, part, catalogue, num_items, settings, made.features, days)
+    def _has_state(self, day: date) -> bool:
+        """Whether the state after `day` is there, and what it says is still true."""
+        known_day = min(day, self._made.last_training_day)
+        state = [("history", day), ("catalogue", known_day), ("vocabulary", known_day)]
+        return self._made.is_built([self._state_contents(kind, d) for kind, d in state])
 
-    found = computed_by_users(connection, "requests", events, num_events, find)
-    counts = count_requests(connection, found, settings)
-    rows = made_requests(found, settings.task, made.features, list(stale))
-    publish_days(
-        made.root,
-        stream(connection, rows),
-        made.with_counts(stale, counts),
-        requests_schema(made.features, [settings.task]),
-        made.row_group_rows,
-        ticker(made.progress, "requests", len(stale)),
-    )
+    def _stale_sequences(self) -> dict[date, Contents]:
+        days = days_between(*self._made.days.pretraining)
+        inputs = {day: self._chain[day] for day in days}
+        return self._made.stale_days("sequences", inputs, "", "")
+
+    def _stale_tails(self) -> dict[date, Contents]:
+        day = self._made.days.pretraining[1]
+        config = str(self._made.sequences.min_length)
+        return self._made.stale_days("tails", {day: self._chain[day]}, config, "")
+
+    def _stale_requests(self, digests: Mapping[date, str]) -> dict[date, Contents]:
+        made = self._made
+        inputs: dict[date, str] = {}
+        for day in made.request_days:
+            later = days_after(self._manifests, day, lookahead_days(made.tasks))
+            texts = [self._chain[day], *(digests[other] for other in later), *self._final(day)]
+            inputs[day] = texts_digest(texts)
+        tasks = [f"{name} {settings_digest(task)}" for name, task in made.tasks.items()]
+        config = texts_digest([settings_digest(made.requests), *tasks])
+        return made.stale_days("requests", inputs, config, code_version(*REQUEST_CODE))
+
+    def _final(self, day: date) -> list[str]:
+        return final_tasks(self._made.tasks, day, max(self._manifests))

@@ -1,50 +1,69 @@
-"""Requests for ranking: a basket's items against items drawn at random, and the user's past.
+"""Requests for ranking: candidates with their labels, and the user's past.
 
-    encoded events + catalogue -> `baskets`, `histories`, `negatives` -> ROOT/requests/day=D
+    encoded events -> `shown` + `labels`, or `baskets` + `negatives` -> + `histories`
+                   -> ROOT/requests/day=D
 
-The history ends strictly before the request's time. The features of all candidates, positives and
-negatives alike, are the catalogue's (an item's latest in the training days): if positives had those
-of their own event, a feature that changes over time would tell the label.
+Nothing at or after a request's time enters its history, nothing of its own day its vocabulary, and
+its candidates' features say nothing of their labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
+from typing import Literal
 
 import ibis
-from ibis.backends.duckdb import Backend
-from ibis.expr.types import Table
+from ibis.expr.types import StringValue, Table
 from pydantic import Field, model_validator
 
-from pipeline.baskets import Baskets, count_items, find_baskets
-from pipeline.engine import computed, rows_of
+from pipeline.encoding import known_list, known_row
+from pipeline.engine import Engine
+from pipeline.errors import ConfigError
 from pipeline.hashing import hash_key
-from pipeline.histories import count_before, take_histories
-from pipeline.negatives import draw_negatives
+from pipeline.histories import last_events
+from pipeline.negatives import NegativeKind
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings, context_features, item_features
 from pipeline.settings import Settings
 
-__all__ = ["RequestSettings", "count_requests", "find_requests", "made_requests"]
+__all__ = [
+    "RequestSettings",
+    "check_candidates",
+    "count_requests",
+    "counts_by_day",
+    "finished_requests",
+    "in_contract",
+    "in_file_order",
+    "own_request_id",
+    "request_key",
+]
 
 
 class RequestSettings(Settings):
     """`[requests]`: what a request is, and what it is ranked against."""
 
-    # The requests' label column is label_<task>.
-    task: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    positive_actions: tuple[str, ...] = Field(min_length=1)
+    # events: what happened is the candidates (impressions; clicks), labelled by what followed;
+    # sampled: what happened is positive, against items that are drawn;
+    # last_event: each user's last event is positive (the public data sets' protocol).
+    candidates: Literal["events", "sampled", "last_event"] = "sampled"
+    # The actions that make requests.
+    actions: tuple[str, ...] = Field(min_length=1)
     history_actions: tuple[str, ...] = Field(default=("click",), min_length=1)
     # Events of a history at most; the latest are kept.
     max_history: int = Field(default=100, ge=1)
     # Requests with fewer earlier events are not made, only counted.
     min_history: int = Field(default=1, ge=0)
+    negatives: NegativeKind = "uniform"
     negatives_per_positive: int = Field(default=1, ge=1)
-    # Positives and negatives of a request together; positives beyond are cut by hash and counted.
+    # Candidates of a request at most; those beyond are cut by hash and counted.
     max_candidates: int = Field(default=200, ge=2)
+    # last_event: how users are divided into training, validation and test users.
+    split: Literal["time", "hash"] = "time"
+    test_share: float = Field(default=0.3, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
     seed: int = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> "RequestSettings":
-        if self.max_candidates < 1 + self.negatives_per_positive:
+        if self.candidates != "events" and self.max_candidates < 1 + self.negatives_per_positive:
             raise ValueError(
                 f"requests.max_candidates is {self.max_candidates}, too few for one positive and "
                 f"requests.negatives_per_positive = {self.negatives_per_positive} negatives"
@@ -58,146 +77,107 @@ class RequestSettings(Settings):
 
     @property
     def max_positives(self) -> int:
-        """Positives of a request at most."""
+        """Positives of a request at most, where negatives are drawn."""
         return self.max_candidates // (1 + self.negatives_per_positive)
 
 
-def find_requests(
-    connection: Backend,
-    events: Table,
-    catalogue: Table,
-    num_items: int,
+def check_candidates(requests: RequestSettings, features: Sequence[FeatureSettings]) -> None:
+    """Raise ConfigError where items have no vocabulary that negatives could be drawn from."""
+    if requests.candidates != "events" and features[0].hash_rows is not None:
+        raise ConfigError(
+            f"features.0.hash_rows: not with requests.candidates = {requests.candidates!r}: "
+            "negatives are items that are known, and hashes tell of none; leave hash_rows out, "
+            "and set min_count if there are too many items"
+        )
+
+
+def own_request_id(events: Table) -> StringValue:
+    """The event's request_id, or one made of user and time."""
+    made = events.user_id.concat("@", events.event_time.strftime("%Y%m%d%H%M%S.%f"))
+    return ibis.coalesce(events.request_id, made)
+
+
+def request_key(heads: Table, seed: int) -> StringValue:
+    """What names a request and orders a day's requests: a hash."""
+    return hash_key(str(seed), heads.day.cast("string"), heads.user_id, heads.request_id)
+
+
+def finished_requests(
+    heads: Table,
+    chunks: Table,
+    day_rows: Table,
     settings: RequestSettings,
     features: Sequence[FeatureSettings],
-    days: Sequence[date],
+    tasks: Sequence[str],
 ) -> Table:
-    """All baskets of `days`; with history and candidates where `made` is true.
+    """`heads` with their histories, what was not known before their day being row 0.
 
-    `events` are encoded and hold the users' whole past; `num_items` is the number of known items.
-    """
-    baskets = find_baskets(
-        connection, events, settings.positive_actions, days, features, settings.seed
-    )
-    past = events.filter(events.action.isin(settings.history_actions))
-    heads = computed(connection, "heads", _measured(baskets, past, num_items, settings))
-    made = heads.filter(heads.made)
-    candidates = _candidates(baskets.items, made, catalogue, num_items, features)
-    lists = _candidate_lists(candidates, settings.task, features)
-    names = [*item_features(features), "event_time"]
-    histories = take_histories(connection, past, made, names, settings.max_history)
-    histories = histories.rename(history_time="history_event_time")
-    return (
-        heads.left_join(lists, "request_key")
-        .drop("request_key_right")
-        .left_join(histories, "request_key")
-        .drop("request_key_right")
-    )
-
-
-def _measured(baskets: Baskets, past: Table, num_items: int, settings: RequestSettings) -> Table:
-    """Heads with the numbers that decide whether and how large a request is made."""
-    heads = count_before(past, baskets.heads)
-    heads = heads.inner_join(count_items(baskets.items), "request_key")
-    num_positives = ibis.least(heads.known, settings.max_positives)
-    heads = heads.mutate(
-        num_positives=num_positives, made=(heads.known > 0) & _long_enough(heads, settings)
-    )
-    asked = heads.num_positives * settings.negatives_per_positive
-    return heads.mutate(
-        num_asked=asked, num_negatives=ibis.least(asked, ibis.greatest(num_items - heads.known, 0))
-    )
-
-
-def _long_enough(heads: Table, settings: RequestSettings) -> ibis.expr.types.BooleanValue:
-    return heads.num_before >= settings.min_history
-
-
-def _candidates(
-    items: Table,
-    made: Table,
-    catalogue: Table,
-    num_items: int,
-    features: Sequence[FeatureSettings],
-) -> Table:
-    """request_key, place (a hash), label and item features; one row a candidate.
-
-    The place of a candidate says nothing of its label.
+    `heads` have the candidates' lists and num_before, the history events of these days before
+    them; `chunks` those events and the ones of earlier days.
     """
     names = item_features(features)
-    columns = ["request_key", "place", *names, "label"]
-    known = items.filter(items.item_id != UNKNOWN_ROW)
-    known = known.inner_join(made.select("request_key", "num_positives"), "request_key")
-    known = known.mutate(
-        place=hash_key(known.request_key, known.item_id.cast("string")), label=ibis.literal(1)
-    )
-    rank = ibis.row_number().over(group_by="request_key", order_by=known.place)
-    known = known.mutate(rank=rank)
-    bought = known.filter(known.rank < known.num_positives)
-    bought = bought.select("request_key", "place", "item_id", "label")
-    positives = bought.inner_join(catalogue.select(names), "item_id").select(columns)
-    wanted = made.select("request_key", "known", "num_negatives")
-    drawn = draw_negatives(wanted, known, num_items)
-    drawn = drawn.inner_join(catalogue.select(names), "item_id")
-    negatives = drawn.mutate(
-        place=hash_key(drawn.request_key, drawn.item_id.cast("string")), label=ibis.literal(0)
-    )
-    return ibis.union(positives, negatives.select(columns))
+    found = last_events(heads, chunks, [*names, "event_time"], settings.max_history)
+    found = found.rename(history_time="history_event_time")
+    found = found.inner_join(day_rows.drop("as_of"), "day")
+    known: dict[str, ibis.Value] = {}
+    for name in names:
+        for column in (f"history_{name}", f"candidate_{name}"):
+            known[column] = known_list(found[column], found[f"known_{name}"])
+    for name in context_features(features):
+        known[name] = known_row(found[name], found[f"known_{name}"])
+    for column in [*(f"candidate_{name}" for name in names), *(f"label_{t}" for t in tasks)]:
+        known[column] = known.get(column, found[column])[: settings.max_candidates]
+    return found.mutate(**known)
 
 
-def _candidate_lists(candidates: Table, task: str, features: Sequence[FeatureSettings]) -> Table:
-    """One row a request: its candidates' features and labels as lists, in hash order."""
-    names = item_features(features)
-    token = ibis.struct({name: candidates[name] for name in ["place", *names, "label"]})
-    lists = candidates.group_by("request_key").agg(
-        num_candidates=candidates.count(), tokens=token.collect()
-    )
-    lists = lists.mutate(tokens=lists.tokens.sort())
-    columns = {
-        f"candidate_{name}": lists.tokens.map(lambda token, name=name: token[name])
-        for name in names
-    }
-    labels = lists.tokens.map(lambda token: token.label)
-    return lists.select("request_key", "num_candidates", **columns, **{f"label_{task}": labels})
-
-
-def made_requests(
-    requests: Table, task: str, features: Sequence[FeatureSettings], days: Sequence[date]
+def in_contract(
+    requests: Table, tasks: Sequence[str], features: Sequence[FeatureSettings]
 ) -> Table:
-    """The requests of `days` in the contract's columns, in the order of their files."""
+    """Requests in the contract's columns, with day and request_key."""
     names = item_features(features)
-    made = requests.filter(requests.made, requests.day.isin(list(days)))
-    return made.order_by(["day", "request_key"]).select(
+    return requests.select(
         "day",
+        "request_key",
         "request_id",
         "user_id",
         "request_time",
         "history_time",
         *(f"history_{name}" for name in names),
         *(f"candidate_{name}" for name in names),
-        f"label_{task}",
+        *(f"label_{task}" for task in tasks),
         *context_features(features),
     )
 
 
+def in_file_order(requests: Table) -> Table:
+    """The rows in the order of their files: by hash, so that users are mixed."""
+    return requests.order_by(["day", "request_key"])
+
+
 def count_requests(
-    connection: Backend, requests: Table, settings: RequestSettings
-) -> Mapping[date, dict[str, int]]:
-    """Day -> what was made, and what was not and why."""
-    made = requests.made
-    known = requests.known > 0
-    negatives = requests.num_candidates - requests.num_positives
-    counts = requests.group_by("day").agg(
-        requests=made.sum(),
-        candidates=requests.num_candidates.sum(where=made),
-        positives=requests.num_positives.sum(where=made),
-        history_tokens=ibis.least(requests.num_before, settings.max_history).sum(where=made),
-        cut_positives=(requests.known - requests.num_positives).sum(where=made),
-        missing_negatives=(requests.num_asked - negatives).sum(where=made),
-        unknown_item_positives=requests.unknown.sum(),
-        without_known_positives=(~known).sum(),
-        with_short_history=(known & ~_long_enough(requests, settings)).sum(),
-    )
+    engine: Engine, requests: Table, tasks: Sequence[str]
+) -> dict[date, dict[str, int]]:
+    """Day -> requests, candidates, history tokens, new candidates, labels.
+
+    An item is new if it was not known when the day began: first seen on it, or too rare before.
+    """
+    items, labels = requests.candidate_item_id, {t: requests[f"label_{t}"] for t in tasks}
+    columns = {
+        "candidates": items.length(),
+        "history_tokens": requests.history_time.length(),
+        "new_item_candidates": items.filter(lambda row: row == UNKNOWN_ROW).length(),
+    }
+    for task, label in labels.items():
+        columns[f"label_{task}_applies"] = label.filter(lambda value: value.notnull()).length()
+        columns[f"label_{task}_positives"] = label.filter(lambda value: value == 1).length()
+    measured = requests.select("day", **columns)
+    sums = {name: measured[name].sum() for name in columns}
+    return counts_by_day(engine, measured.group_by("day").agg(requests=measured.count(), **sums))
+
+
+def counts_by_day(engine: Engine, sums: Table) -> dict[date, dict[str, int]]:
+    """A small table with `day` and numbers as plain values, null being 0."""
     return {
         row.pop("day"): {name: int(value or 0) for name, value in row.items()}
-        for row in rows_of(connection, counts)
+        for row in engine.rows_of(sums)
     }

@@ -38,6 +38,15 @@ ROWS = pa.list_(pa.int64())
 
 RESERVED_NAMES = ("user_id", "event_time", "action", "request_id", "request_time", "day", "count")
 RESERVED_PREFIXES = ("history_", "candidate_", "label_")
+# Columns that `prepare` adds to events and items on the way; a feature's would be overwritten.
+INTERNAL_NAMES = (
+    *("raw", "found", "since", "raw_item", "part", "corrected", "file", "source_file", "reason"),
+    *("tie", "position", "piece", "chunk", "num_events", "num_open", "tokens", "sort_key"),
+    *("number", "own_id", "request_key", "num_before", "num_past", "long_enough", "time", "label"),
+    *("as_of", "known", "unknown", "num_items", "num_positives", "num_asked", "num_negatives"),
+    *("place", "recent", "until", "is_last", "user_key", "in_validation"),
+)
+INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_")
 
 
 class FeatureSettings(Settings):
@@ -49,8 +58,35 @@ class FeatureSettings(Settings):
     dtype: Literal["int64", "string"] = "string"
     # Values seen less often in the training days share row 0.
     min_count: int = Field(default=1, ge=1)
+    # Room for growth: tables have rows in steps this far apart (0.2: each 20% above the last), so a
+    # table keeps its size until its vocabulary outgrows the step. 0: as many rows as needed.
+    headroom: float = Field(default=0.0, ge=0, le=10)
     # For examples whose ids are rows already: the table's number of rows, row 0 included.
     num_rows: int | None = Field(default=None, ge=2)
+    # For features too large for any vocabulary: rows of the table, row 0 included; a value's row
+    # is a hash of it, so several values may share one.
+    hash_rows: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FeatureSettings":
+        if self.hash_rows is not None and (self.num_rows is not None or self.min_count > 1):
+            raise ValueError(
+                f"hash_rows of {self.name!r}: a hashed feature has no vocabulary, so neither "
+                "num_rows nor min_count"
+            )
+        if self.fixed_rows is not None and self.headroom:
+            raise ValueError(f"headroom of {self.name!r}: its number of rows is given, so 0")
+        return self
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """Rows of the table where they do not follow from a vocabulary."""
+        return self.num_rows if self.hash_rows is None else self.hash_rows
+
+    @property
+    def fixed_digest(self) -> str:
+        """What stands for a vocabulary's digest where there is none."""
+        return f"rows-{self.num_rows}" if self.hash_rows is None else f"hashed-{self.hash_rows}"
 
 
 class DaySettings(Settings):
@@ -96,6 +132,11 @@ def check_features(features: Sequence[FeatureSettings]) -> None:
             raise ConfigError(
                 f"features.{number}.name: {name!r} is a column of the contract; give the feature "
                 "another name and map it to the file's column in source.columns"
+            )
+        if name in INTERNAL_NAMES or name.startswith(INTERNAL_PREFIXES):
+            raise ConfigError(
+                f"features.{number}.name: {name!r} is a name that `prepare` uses itself; give the "
+                "feature another one and map it to the file's column in source.columns"
             )
 
 

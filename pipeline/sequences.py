@@ -1,31 +1,42 @@
 """Sequences for pretraining: each user's events, cut into subsequences (CLICK-style).
 
-    encoded events of the pretraining days -> ROOT/sequences/day=D
+    encoded events + what was open the day before -> ROOT/sequences/day=D, ROOT/tails/day=D
 
-A user's events are cut every `max_length` events from the first one on; what is left at the end
-is kept if it has `min_length` events. A subsequence belongs to the day of its last event.
+A user's events are cut every `max_length` events from the first one on. A subsequence belongs to
+the day on which it became full; it is never changed again. What is still open by the end of a day
+is in the users' state of that day; those open pieces that have `min_length` events are the day's
+tails, written for the last pretraining day, so that training up to it misses nothing long enough.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import date
 
 import ibis
-from ibis.backends.duckdb import Backend
 from ibis.expr.types import Table
 from pydantic import Field, model_validator
 
-from pipeline.engine import rows_of
+from pipeline.engine import Engine
+from pipeline.histories import joined_lists, sorted_lists
 from pipeline.schema import FeatureSettings, item_features
 from pipeline.settings import Settings
 
-__all__ = ["SequenceSettings", "count_sequences", "cut_sequences", "kept_sequences"]
+__all__ = [
+    "SequenceSettings",
+    "closed_sequences",
+    "count_sequences",
+    "count_tails",
+    "cut_sequences",
+    "open_sequences",
+    "sequence_columns",
+    "tails",
+]
 
 
 class SequenceSettings(Settings):
     """`[sequences]`: which events make a subsequence, and how long it is."""
 
     actions: tuple[str, ...] = Field(default=("click",), min_length=1)
-    # Events of a subsequence; shorter last pieces are dropped and counted.
+    # Events of a subsequence; shorter last pieces are left out and counted.
     min_length: int = Field(default=50, ge=2)
     max_length: int = Field(default=100, ge=2)
 
@@ -39,52 +50,89 @@ class SequenceSettings(Settings):
         return self
 
 
+def sequence_columns(features: Sequence[FeatureSettings]) -> list[str]:
+    """The lists of a sequence."""
+    return ["event_time", "action", *item_features(features)]
+
+
 def cut_sequences(
-    events: Table,
-    settings: SequenceSettings,
-    features: Sequence[FeatureSettings],
-    days: tuple[date, date],
+    placed: Table, opened: Table | None, settings: SequenceSettings, names: Sequence[str]
 ) -> Table:
-    """All pieces, also the too short ones: day, user_id, order_key, num_events, and the lists.
+    """All pieces: user_id, day (of the last event; null without new ones), num_events, the lists.
 
-    `events` are encoded; only those from the first to the last of `days` are looked at.
+    `placed` are the users' new events with their position among them; `opened` has what was open
+    before: user_id and the lists.
     """
-    chosen = events.filter(
-        events.action.isin(settings.actions), events.day.between(days[0], days[1])
+    size = settings.max_length
+    if opened is not None:
+        before = opened.select("user_id", num_open=opened.event_time.length())
+        placed = placed.left_join(before, "user_id").drop("user_id_right")
+        placed = placed.mutate(position=placed.position + placed.num_open.fill_null(0))
+    placed = placed.mutate(piece=placed.position // size)
+    fields = {name: placed[name] for name in names}
+    pieces = sorted_lists(
+        placed.group_by("user_id", "piece"), placed.position, fields, day=placed.day.max()
     )
-    in_order = ibis.window(group_by="user_id", order_by=[chosen.event_time, chosen.tie])
-    placed = chosen.mutate(position=ibis.row_number().over(in_order))
-    placed = placed.mutate(piece=placed.position // settings.max_length)
-    names = ["event_time", "action", *item_features(features)]
-    token = ibis.struct({name: placed[name] for name in ["position", *names]})
-    pieces = placed.group_by("user_id", "piece").agg(
-        day=placed.day.max(), num_events=placed.count(), tokens=token.collect()
-    )
-    # Sorting structs sorts by their first field, the position.
-    pieces = pieces.mutate(tokens=pieces.tokens.sort())
-    key = pieces.user_id.concat("\t", pieces.piece.cast("string")).hexdigest("md5")
-    lists = {name: pieces.tokens.map(lambda token, name=name: token[name]) for name in names}
-    return pieces.select("day", "user_id", "num_events", order_key=key, **lists)
+    if opened is not None:
+        pieces = _continued(pieces, opened, names)
+    return pieces.mutate(num_events=pieces.event_time.length())
 
 
-def kept_sequences(pieces: Table, settings: SequenceSettings, days: Sequence[date]) -> Table:
-    """Pieces long enough, of the given days, in the order of their files: users are mixed."""
-    kept = pieces.filter(pieces.num_events >= settings.min_length, pieces.day.isin(list(days)))
-    return kept.order_by(["day", "order_key"])
+def _continued(pieces: Table, opened: Table, names: Sequence[str]) -> Table:
+    """First pieces begin with what was open; a user without new events keeps it."""
+    opened = opened.select(
+        "user_id", opened_piece=ibis.literal(0), **{f"open_{n}": opened[n] for n in names}
+    )
+    both = pieces.outer_join(
+        opened, [pieces.user_id == opened.user_id, pieces.piece == opened.opened_piece]
+    )
+    both = both.mutate(user_id=ibis.coalesce(both.user_id, both.user_id_right))
+    both = both.mutate(**joined_lists(both, names, "open_", ""))
+    return both.select("user_id", "day", *names, piece=both.piece.fill_null(0))
+
+
+def closed_sequences(pieces: Table, settings: SequenceSettings, days: Sequence[date]) -> Table:
+    """Full pieces of the given days, in the order of their files: users are mixed."""
+    full = pieces.filter(pieces.num_events == settings.max_length, pieces.day.isin(list(days)))
+    return _in_order(full)
+
+
+def open_sequences(pieces: Table, settings: SequenceSettings) -> Table:
+    """What is not full yet: one row a user at most."""
+    return pieces.filter(pieces.num_events < settings.max_length)
+
+
+def tails(opened: Table, settings: SequenceSettings, day: date) -> Table:
+    """Open pieces long enough to learn from, in the order of their files."""
+    long_enough = opened.filter(opened.num_events >= settings.min_length)
+    return _in_order(long_enough.mutate(day=ibis.literal(day)))
+
+
+def count_tails(engine: Engine, opened: Table, settings: SequenceSettings) -> dict[str, int]:
+    """Tails and events in them, and what was too short to be one."""
+    long_enough = opened.num_events >= settings.min_length
+    (counts,) = engine.rows_of(
+        opened.agg(
+            sequences=long_enough.sum(),
+            events=opened.num_events.sum(where=long_enough),
+            too_short=(~long_enough).sum(),
+            too_short_events=opened.num_events.sum(where=~long_enough),
+        )
+    )
+    return {name: int(value or 0) for name, value in counts.items()}
+
+
+def _in_order(pieces: Table) -> Table:
+    key = pieces.user_id.hexdigest("md5")
+    return pieces.order_by([pieces.day, key, pieces.piece])
 
 
 def count_sequences(
-    connection: Backend, pieces: Table, settings: SequenceSettings
+    engine: Engine, pieces: Table, settings: SequenceSettings
 ) -> Mapping[date, dict[str, int]]:
-    """Day -> sequences, events in them, and what was dropped as too short."""
-    kept = pieces.num_events >= settings.min_length
-    counts = pieces.group_by("day").agg(
-        sequences=kept.sum(),
-        events=pieces.num_events.sum(where=kept),
-        dropped_pieces=(~kept).sum(),
-        dropped_events=pieces.num_events.sum(where=~kept),
-    )
+    """Day -> sequences that became full on it, and events in them."""
+    full = pieces.filter(pieces.num_events == settings.max_length)
+    counts = full.group_by("day").agg(sequences=full.count(), events=full.num_events.sum())
     return {
-        row.pop("day"): {name: int(value or 0) for name, value in row.items()}
-        for row in rows_of(connection, counts)
+        row.pop("day"): {n: int(v or 0) for n, v in row.items()} for row in engine.rows_of(counts)
     }

@@ -64,12 +64,21 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    section: Any = values
     for depth, key in enumerate(keys[:-1], start=1):
-        inner: Any = values.setdefault(key, {})
-        if not isinstance(inner, dict):
+        section = _section(section, key)
+        if not isinstance(section, dict) and (depth == len(keys) - 1 or section is None):
             raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is not a section")
-        values = cast("dict[str, Any]", inner)
-    values[keys[-1]] = value
+    section[keys[-1]] = value
+
+
+def _section(outer: Any, key: str) -> Any:
+    """What is under `key`, a number where `outer` is a list; None if nothing can be."""
+    if isinstance(outer, dict):
+        inner = cast("dict[str, Any]", outer).setdefault(key, {})
+        return inner if isinstance(inner, dict | list) else None
+    entries = cast("list[Any]", outer)
+    return entries[int(key)] if key.isdigit() and int(key) < len(entries) else None
 
 
 def _explain(kind: type[Settings], problem: Any) -> str:

@@ -92,6 +92,11 @@ def check_source(source: SourceSettings, features: Sequence[FeatureSettings]) ->
             )
     by_rows = source.kind == "examples" and source.ids == "rows"
     for number, feature in enumerate(features):
+        if source.kind == "examples" and feature.hash_rows is not None:
+            raise ConfigError(
+                f"features.{number}.hash_rows: only for events; hash ids of ready-made examples "
+                "yourself, and bring them as rows (source.ids = 'rows')"
+            )
         if by_rows and feature.num_rows is None:
             raise ConfigError(
                 f"features.{number}.num_rows: required for {feature.name!r}, as source.ids = "

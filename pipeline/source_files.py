@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.digests import file_sha256, texts_digest
 from pipeline.errors import CorruptFileError, HalfWrittenDayError, MissingDayError
 
-__all__ = ["Footer", "SourceDay", "check_data", "find_day", "read_footer"]
+__all__ = ["Footer", "SourceDay", "check_data", "day_exists", "find_day", "read_footer"]
 
 LEFTOVERS = ("_temporary", ".tmp", ".inprogress")
 
@@ -64,6 +64,11 @@ def find_day(
     names = ((path.name, str(path.stat().st_size), file_sha256(path)) for path in files)
     digest = texts_digest(text for name in names for text in name)
     return SourceDay(day=day, files=files, digest=digest)
+
+
+def day_exists(source: Path, day: date) -> bool:
+    """Whether there is a folder of the day, whole or not."""
+    return (Path(source) / f"day={day.isoformat()}").is_dir()
 
 
 def _whole_files(folder: Path, success_marker: str | None) -> tuple[Path, ...]:

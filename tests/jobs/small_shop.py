@@ -41,10 +41,12 @@ min_length = 5
 max_length = 20
 
 [requests]
-task = "purchase"
-positive_actions = ["purchase"]
+candidates = "sampled"
+actions = ["purchase"]
 history_actions = ["purchase"]
 max_history = 12
+
+[tasks.purchase]
 
 [reader]
 lanes = 4

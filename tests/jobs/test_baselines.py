@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jobs.baselines import POPULARITY, baseline_results, count_in_history, history_baseline
-from pipeline.encoding import catalogue_folder, catalogue_schema
+from pipeline.catalogue import catalogue_folder, catalogue_schema
 from pipeline.errors import MissingDayError
 from pipeline.partitions import Contents, day_folder, publish
 from pipeline.schema import TIME, FeatureSettings, requests_schema
@@ -15,6 +15,7 @@ from pipeline.schema import TIME, FeatureSettings, requests_schema
 FEATURES = [FeatureSettings(name="item_id"), FeatureSettings(name="brand")]
 NAMES = ["item_id", "brand"]
 DAYS = [date(2024, 5, 1), date(2024, 5, 2)]
+LAST = date(2024, 4, 30)
 
 
 def request(history, candidates, labels):
@@ -41,9 +42,12 @@ def publish_requests(root, day, rows):
 
 def publish_catalogue(root, counts):
     schema = catalogue_schema(FEATURES)
-    rows = [{"item_id": item, "brand": 1, "count": count} for item, count in counts.items()]
+    rows = [
+        {"item_id": item, "brand": 1, "count": count, "recent": 0} for item, count in counts.items()
+    ]
     batch = pa.RecordBatch.from_pylist(rows, schema=schema)
-    publish(catalogue_folder(root), Contents(kind="catalogue"), schema, [batch])
+    contents = Contents(kind="catalogue", day=LAST)
+    publish(catalogue_folder(root, LAST), contents, schema, [batch])
 
 
 def random_rows(draw, num_rows):
@@ -58,7 +62,7 @@ def test_baselines_are_what_a_loop_over_candidates_gives(tmp_path):
     draw = np.random.default_rng(3)
     counts = {1: 7, 2: 40, 3: 7}
     publish_catalogue(tmp_path, counts)
-    (tmp_path / "events").mkdir()
+    day_folder(tmp_path, "events", LAST).mkdir(parents=True)
     scores, labels = {POPULARITY: [], "item_id": [], "brand": []}, []
     for day in DAYS:
         rows = list(random_rows(draw, 60))
@@ -72,7 +76,7 @@ def test_baselines_are_what_a_loop_over_candidates_gives(tmp_path):
                 for name in ("item_id", "brand"):
                     value = row[f"candidate_{name}"][number]
                     scores[name].append(row[f"history_{name}"].count(value) if value else 0)
-    results = baseline_results(tmp_path, DAYS, "buy", NAMES)
+    results = baseline_results(tmp_path, DAYS, "buy", NAMES, LAST)
     assert list(results) == [POPULARITY, history_baseline("item_id"), history_baseline("brand")]
     for result, expected in zip(results.values(), scores.values(), strict=True):
         assert result.auc == pytest.approx(roc_auc_score(labels, expected), abs=1e-12)
@@ -96,14 +100,14 @@ def test_empty_histories_count_nothing():
 
 def test_requests_brought_without_a_catalogue_have_no_popularity(tmp_path):
     publish_requests(tmp_path, DAYS[0], [request([(1, 1)], [(1, 1), (2, 2)], [1, 0])])
-    results = baseline_results(tmp_path, DAYS[:1], "buy", NAMES)
+    results = baseline_results(tmp_path, DAYS[:1], "buy", NAMES, LAST)
     assert list(results) == [history_baseline("item_id"), history_baseline("brand")]
     assert results[history_baseline("item_id")].auc == 1.0
 
 
 def test_one_class_has_no_auc(tmp_path):
     publish_requests(tmp_path, DAYS[0], [request([(1, 1)], [(1, 1)], [1])])
-    result = baseline_results(tmp_path, DAYS[:1], "buy", NAMES)[history_baseline("item_id")]
+    result = baseline_results(tmp_path, DAYS[:1], "buy", NAMES, LAST)[history_baseline("item_id")]
     assert math.isnan(result.auc)
     assert result.num_samples == 1
 
@@ -111,4 +115,4 @@ def test_one_class_has_no_auc(tmp_path):
 def test_a_missing_day_is_named(tmp_path):
     publish_requests(tmp_path, DAYS[0], [request([], [(1, 1)], [1])])
     with pytest.raises(MissingDayError, match="day=2024-05-02"):
-        baseline_results(tmp_path, DAYS, "buy", NAMES)
+        baseline_results(tmp_path, DAYS, "buy", NAMES, LAST)

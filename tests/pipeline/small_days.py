@@ -6,12 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.engine import EngineSettings
 from pipeline.partitions import day_folder, file_paths, read_manifest
+from pipeline.preparation import Preparation
 from pipeline.prepare import prepare
 from pipeline.requests import RequestSettings
 from pipeline.schema import DaySettings, FeatureSettings
 from pipeline.sequences import SequenceSettings
 from pipeline.source import SourceSettings
+from pipeline.tasks import TaskSettings
 
 FEATURES = (
     FeatureSettings(name="item_id", dtype="int64"),
@@ -26,9 +29,22 @@ DAYS = DaySettings(
     test=(date(2024, 5, 6), date(2024, 5, 6)),
 )
 SEQUENCES = SequenceSettings(actions=("purchase",), min_length=2, max_length=3)
-REQUESTS = RequestSettings(
-    task="buy", positive_actions=("purchase",), history_actions=("purchase",), max_history=4
+REQUESTS = RequestSettings(actions=("purchase",), history_actions=("purchase",), max_history=4)
+TASKS = {"buy": TaskSettings()}
+
+# What was shown is ranked, and clicks and purchases are the labels.
+SHOWN_REQUESTS = RequestSettings(
+    candidates="events", actions=("impression",), max_history=4, min_history=0
 )
+SHOWN_TASKS = {
+    "ctr": TaskSettings(label_actions=("click",), same_request=True, window="1h"),
+    "cvr": TaskSettings(label_actions=("purchase",), after="ctr", window="1d"),
+}
+SHOWN_SEQUENCES = SequenceSettings(actions=("click",), min_length=2, max_length=3)
+SHOWN = {"requests": SHOWN_REQUESTS, "tasks": SHOWN_TASKS, "sequences": SHOWN_SEQUENCES}
+
+# A second thread costs more than it saves on a few rows.
+ENGINE = EngineSettings(threads=1)
 
 
 def at(day: date, hour: int, minute: int = 0) -> datetime:
@@ -57,13 +73,13 @@ def write_day(folder: Path, day: date, rows, name="part-0.parquet", **columns) -
 
 
 def shop_days(folder: Path, num_users=5, per_day=2, first=FIRST, num_days=6):
-    """Every user buys a basket of `per_day` items a day, the same again after four days."""
+    """Every user buys a basket of `per_day` items a day, the same again after two days."""
     for number in range(num_days):
         day = first + timedelta(days=number)
         rows = [
             event(
                 f"user-{user}",
-                100 * (number % 4) + 10 * user + place,
+                100 * (number % 2) + 10 * user + place,
                 at(day, 9 + user),
                 request=f"basket-{user}-{number}",
                 department=f"department-{place}",
@@ -75,11 +91,27 @@ def shop_days(folder: Path, num_users=5, per_day=2, first=FIRST, num_days=6):
         write_day(folder, day, rows)
 
 
-def run(root, source, features=FEATURES, **changed):
-    settings = {"days": DAYS, "sequences": SEQUENCES, "requests": REQUESTS} | changed
+def preparation(root, source, **changed) -> Preparation:
+    """The settings above, but for those changed."""
     if not isinstance(source, SourceSettings):
         source = SourceSettings(path=source)
-    return prepare(root, source, features, **settings)
+    settings = {
+        "features": FEATURES,
+        "days": DAYS,
+        "sequences": SEQUENCES,
+        "requests": REQUESTS,
+        "tasks": TASKS,
+    }
+    return Preparation(root=Path(root), source=source, **(settings | changed))
+
+
+def run(root, source, **changed):
+    """Prepare, and return the report."""
+    return prepare(preparation(root, source, **changed), ENGINE)
+
+
+def manifest_of(root, kind, day):
+    return read_manifest(day_folder(root, kind, day))
 
 
 def rows_of(root, kind, day):
@@ -89,8 +121,21 @@ def rows_of(root, kind, day):
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
-def values_of(root, feature):
+def values_of(root, feature, day=DAYS.training[1]):
     """Row number -> raw value of a vocabulary."""
-    folder = Path(root) / "vocabulary" / feature
-    (path,) = file_paths(folder, read_manifest(folder))
-    return pq.read_table(path)["value"].to_pylist()
+    return [row["value"] for row in rows_of(Path(root) / "vocabulary", feature, day)]
+
+
+def tree(root):
+    """Every published file and its bytes."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def written(folder):
+    """When and as which file a folder's manifest was written."""
+    status = (folder / "manifest.json").stat()
+    return status.st_ino, status.st_mtime_ns

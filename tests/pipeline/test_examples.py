@@ -6,14 +6,22 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from pipeline.encoding import catalogue_folder
 from pipeline.errors import ConfigError, MissingDayError, SchemaError, SetAsideError
 from pipeline.partitions import day_folder, days_between, file_paths, read_manifest
 from pipeline.source import SourceSettings
 from pipeline.vocabulary import load_vocabulary
-from tests.pipeline.small_days import DAYS, FEATURES, at, rows_of, run, shop_days
+from tests.pipeline.small_days import (
+    DAYS,
+    FEATURES,
+    at,
+    manifest_of,
+    rows_of,
+    run,
+    shop_days,
+)
 
 RANKING, TEST = DAYS.ranking[0], DAYS.test[0]
+LAST = DAYS.training[1]
 ROW_FEATURES = tuple(feature.model_copy(update={"num_rows": 50}) for feature in FEATURES)
 
 
@@ -55,7 +63,7 @@ def with_raw_ids(built, table):
     for number, field in enumerate(table.schema):
         for feature in FEATURES:
             if field.name in {p + feature.name for p in ("", "history_", "candidate_")}:
-                values = load_vocabulary(built, feature.name).values
+                values = load_vocabulary(built, feature.name, LAST).values
                 values = pa.concat_arrays([pa.nulls(1, values.type), values])
                 column = table[field.name].combine_chunks()
                 if pa.types.is_list(field.type):
@@ -77,17 +85,17 @@ def unordered(rows):
 
 def test_row_ids_come_out_as_they_went_in(built, tmp_path):
     folder, root = bring(built, tmp_path / "brought"), tmp_path / "root"
-    report = run(root, source(folder, ids="rows"), ROW_FEATURES)
+    report = run(root, source(folder, ids="rows"), features=ROW_FEATURES)
     assert report.table_rows == {"item_id": 50, "department": 50, "store_id": 50}
     assert report.num_rows["requests"] == 20
     for kind in ("sequences", "requests"):
         for day in days_of(kind):
             rows = rows_of(root, kind, day)
             assert unordered(rows) == unordered(rows_of(built, kind, day))
-    manifest = read_manifest(day_folder(root, "requests", TEST))
+    manifest = manifest_of(root, "requests", TEST)
     assert manifest.vocabularies["item_id"] == "rows-50"
     assert manifest.counts == {"rows_in": 5}
-    report = run(root, source(folder, ids="rows"), ROW_FEATURES)
+    report = run(root, source(folder, ids="rows"), features=ROW_FEATURES)
     assert all(not days for days in report.built.values())
 
 
@@ -101,7 +109,9 @@ def test_raw_ids_get_vocabularies_of_training_days(built, tmp_path):
             strict=True,
         ):
             for name in ("history_item_id", "candidate_department"):
-                vocabularies = [load_vocabulary(r, name.split("_", 1)[1]) for r in (root, built)]
+                vocabularies = [
+                    load_vocabulary(r, name.split("_", 1)[1], LAST) for r in (root, built)
+                ]
                 known = set(vocabularies[0].values.to_pylist())
                 values = [v.values.to_pylist() for v in vocabularies]
                 found = [values[0][i - 1] if i else None for i in row[name]]
@@ -114,9 +124,9 @@ def test_raw_ids_get_vocabularies_of_training_days(built, tmp_path):
         for row in pq.read_table(folder / "sequences" / f"day={day}" / "a.parquet").to_pylist()
         for item in row["item_id"]
     }
-    assert set(load_vocabulary(root, "item_id").values.to_pylist()) == seen
-    path = file_paths(catalogue_folder(root), read_manifest(catalogue_folder(root)))
-    assert pq.read_table(path)["item_id"].to_pylist() == list(range(1, len(seen) + 1))
+    assert set(load_vocabulary(root, "item_id", LAST).values.to_pylist()) == seen
+    catalogue = rows_of(root, "catalogue", LAST)
+    assert [row["item_id"] for row in catalogue] == list(range(1, len(seen) + 1))
 
 
 def test_requests_alone_are_enough(built, tmp_path):
@@ -129,15 +139,15 @@ def test_requests_alone_are_enough(built, tmp_path):
         for row in pq.read_table(folder / "requests" / f"day={day}" / "a.parquet").to_pylist()
         for value in row["history_item_id"] + row["candidate_item_id"]
     }
-    assert set(load_vocabulary(root, "item_id").values.to_pylist()) == training
-    assert load_vocabulary(root, "store_id").num_rows == 6
+    assert set(load_vocabulary(root, "item_id", LAST).values.to_pylist()) == training
+    assert load_vocabulary(root, "store_id", LAST).num_rows == 6
 
 
 def test_sequences_alone_are_enough(built, tmp_path):
     folder, root = bring(built, tmp_path / "brought", ("sequences",), raw=True), tmp_path / "root"
     report = run(root, source(folder))
     assert set(report.num_days) == {"sequences"}
-    assert load_vocabulary(root, "store_id").num_rows == 1
+    assert load_vocabulary(root, "store_id", LAST).num_rows == 1
 
 
 def change(folder, kind, day, **columns):
@@ -190,9 +200,9 @@ def test_bad_requests_are_set_aside_by_reason(built, tmp_path, reason, column, e
     folder, root = bring(built, tmp_path / "brought", ("requests",)), tmp_path / "root"
     change(folder, "requests", TEST, **{column: edit})
     with pytest.raises(SetAsideError, match=rf"1 for {reason}, 1 of these in day={TEST}/a.parquet"):
-        run(root, source(folder, ids="rows"), ROW_FEATURES)
-    run(root, source(folder, ids="rows", max_set_aside_share=0.2), ROW_FEATURES)
-    manifest = read_manifest(day_folder(root, "requests", TEST))
+        run(root, source(folder, ids="rows"), features=ROW_FEATURES)
+    run(root, source(folder, ids="rows", max_set_aside_share=0.2), features=ROW_FEATURES)
+    manifest = manifest_of(root, "requests", TEST)
     assert manifest.set_aside == {reason: 1}
     assert (manifest.num_rows, manifest.counts["rows_in"]) == (4, 5)
 
@@ -200,7 +210,7 @@ def test_bad_requests_are_set_aside_by_reason(built, tmp_path, reason, column, e
 def test_a_null_label_is_kept(built, tmp_path):
     folder, root = bring(built, tmp_path / "brought", ("requests",)), tmp_path / "root"
     change(folder, "requests", TEST, label_buy=put(None, 0, 0))
-    run(root, source(folder, ids="rows"), ROW_FEATURES)
+    run(root, source(folder, ids="rows"), features=ROW_FEATURES)
     labels = [label for row in rows_of(root, "requests", TEST) for label in row["label_buy"]]
     assert labels.count(None) == 1
 
@@ -221,8 +231,8 @@ def test_bad_sequences_are_set_aside_by_reason(built, tmp_path, reason, column, 
     folder, root = bring(built, tmp_path / "brought", ("sequences",)), tmp_path / "root"
     day = next(day for day in days_of("sequences") if rows_of(built, "sequences", day))
     change(folder, "sequences", day, **{column: edit})
-    run(root, source(folder, ids="rows", max_set_aside_share=1.0), ROW_FEATURES)
-    assert read_manifest(day_folder(root, "sequences", day)).set_aside == {reason: 1}
+    run(root, source(folder, ids="rows", max_set_aside_share=1.0), features=ROW_FEATURES)
+    assert manifest_of(root, "sequences", day).set_aside == {reason: 1}
 
 
 def test_columns_missing_or_of_another_type(built, tmp_path):
@@ -231,12 +241,12 @@ def test_columns_missing_or_of_another_type(built, tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["history_time"]), path)
     with pytest.raises(SchemaError, match=r"a\.parquet: no column 'history_time'.*list of time"):
-        run(root, source(folder, ids="rows"), ROW_FEATURES)
+        run(root, source(folder, ids="rows"), features=ROW_FEATURES)
     number = table.schema.get_field_index("store_id")
     text = pc.cast(table["store_id"], pa.string())
     pq.write_table(table.set_column(number, "store_id", text), path)
     with pytest.raises(SchemaError, match=r"column 'store_id' is string, should be int64"):
-        run(root, source(folder, ids="rows"), ROW_FEATURES)
+        run(root, source(folder, ids="rows"), features=ROW_FEATURES)
 
 
 def test_nothing_brought_and_settings_that_do_not_fit(tmp_path):

@@ -64,11 +64,27 @@ def test_features_by_role():
         ([ITEM, FeatureSettings(name="brand"), FeatureSettings(name="brand")], "features.2.name"),
         ([ITEM, FeatureSettings(name="user_id", role="context")], "column of the contract"),
         ([ITEM, FeatureSettings(name="history_length")], "column of the contract"),
+        ([ITEM, FeatureSettings(name="position")], "is a name that `prepare` uses itself"),
+        ([ITEM, FeatureSettings(name="part", role="context")], "is a name that `prepare` uses"),
+        ([ITEM, FeatureSettings(name="open_time")], "is a name that `prepare` uses itself"),
     ],
 )
 def test_features_that_break_the_contract(features, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_features(features)
+
+
+@pytest.mark.parametrize("other", [{"num_rows": 9}, {"min_count": 2}])
+def test_a_hashed_feature_has_no_vocabulary(other):
+    with pytest.raises(ValidationError, match="hash_rows of 'word': a hashed feature has no voc"):
+        FeatureSettings(name="word", hash_rows=10, **other)
+
+
+def test_rows_that_do_not_follow_from_a_vocabulary():
+    rows = FeatureSettings(name="item_id", num_rows=7)
+    hashed = FeatureSettings(name="item_id", hash_rows=9)
+    assert [feature.fixed_rows for feature in (ITEM, rows, hashed)] == [None, 7, 9]
+    assert [feature.fixed_digest for feature in (rows, hashed)] == ["rows-7", "hashed-9"]
 
 
 def test_columns_of_sequences():

@@ -1,0 +1,104 @@
+"""The sections of a config that belong to jobs: data, reader, pretraining, ranking, evaluation.
+
+Those of the other rooms are declared beside their parts; `jobs.settings` joins them all.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from jobs.strategies import Strategy
+from models.architecture import ArchitectureSetting
+from models.generative import SoftmaxSettings
+from pipeline.settings import Settings
+
+__all__ = [
+    "DataSettings",
+    "EvaluationSettings",
+    "PretrainingSettings",
+    "RankingSettings",
+    "ReadingSettings",
+    "TrainingSettings",
+]
+
+
+class DataSettings(Settings):
+    """Where everything that the jobs write goes: `[data]`."""
+
+    root: Path
+    # Where training reads what prepare published, if it was copied there: "s3://bucket/prefix".
+    examples: str | None = None
+    # Days whose states stay on disk: a change to one of them is built from the day before it.
+    keep_states: int = Field(default=7, ge=1)
+
+    @field_validator("root")
+    @classmethod
+    def _is_folder(cls, root: Path) -> Path:
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{root} is a file, not a folder")
+        return root
+
+
+class ReadingSettings(Settings):
+    """How examples are read: `[reader]`."""
+
+    # Equal parts of every batch, read side by side; the most ranks that a job can have.
+    lanes: int = Field(default=8, ge=1)
+    # Batches decoded ahead of training.
+    prefetch: int = Field(default=4, ge=0)
+    # Threads that read row groups ahead; for stores that take long to answer, 4 say.
+    workers: int = Field(default=0, ge=0)
+    # Compare every file with its digest before the first batch: one more pass over the bytes.
+    verify: bool = True
+
+
+class TrainingSettings(Settings):
+    """The training loop: `[pretraining.training]` and `[ranking.training]`."""
+
+    epochs: int = Field(default=1, ge=1)
+    # Rows of the whole batch, over all ranks.
+    batch_size: int = Field(default=512, ge=1)
+    # Peak, of the dense parameters; tables have embeddings.learning_rate.
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=500, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(default=0.1, ge=0)
+    # Largest global norm of the dense gradient.
+    clip_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=0, ge=0)
+    log_every_steps: int = Field(default=20, ge=1)
+    checkpoint_every_steps: int = Field(default=500, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+
+
+class PretrainingSettings(Settings):
+    """Generative pretraining: `[pretraining]`."""
+
+    architecture: ArchitectureSetting
+    softmax: SoftmaxSettings = SoftmaxSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class RankingSettings(Settings):
+    """Discriminative training: `[ranking]`."""
+
+    architecture: ArchitectureSetting
+    # Which of [tasks]; may be left out where there is only one.
+    task: str = ""
+    strategy: Strategy = Strategy.ST_SF
+    # Tables taken from the export, and frozen where the strategy freezes: all of them, by name.
+    transfer_tables: tuple[str, ...] = ()
+    bidirectional: bool = False
+    # Validations an epoch, the one at its end included.
+    evaluations_per_epoch: int = Field(default=4, ge=1)
+    training: TrainingSettings = TrainingSettings()
+
+
+class EvaluationSettings(Settings):
+    """The comparison at the end: `[evaluation]`."""
+
+    batch_size: int = Field(default=512, ge=1)
+    # Item features whose count in the history is a baseline.
+    category_features: tuple[str, ...] = ()

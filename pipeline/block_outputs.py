@@ -1,0 +1,166 @@
+"""Publishing what was built of a block: days first, the state after its last day last.
+
+A state is what the next block starts from, so it becomes visible when all before it is: first
+vocabularies and the catalogue, then the users' states.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from pipeline.block_users import Maker
+from pipeline.catalogue import Catalogue, publish_catalogue
+from pipeline.data_report import check_requests
+from pipeline.day_streams import publish_days
+from pipeline.encoding import Known
+from pipeline.engine import Engine
+from pipeline.errors import DataCheckError
+from pipeline.partitions import Contents, day_folder, find_manifest, publish
+from pipeline.preparation import Preparation
+from pipeline.progress import ticker
+from pipeline.requests import count_requests, in_file_order
+from pipeline.schema import requests_schema, sequences_schema
+from pipeline.sequences import (
+    closed_sequences,
+    count_sequences,
+    count_tails,
+    open_sequences,
+    tails,
+)
+from pipeline.user_states import publish_states
+from pipeline.vocabulary_growth import GrownVocabulary, publish_vocabulary
+
+__all__ = ["BlockOutputs", "publish_block"]
+
+Counts = Mapping[date, Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOutputs:
+    """What of a block is to be published: day -> contents without counts."""
+
+    sequences: Mapping[date, Contents]
+    tails: Mapping[date, Contents]
+    requests: Mapping[date, Contents]
+    state: Mapping[str, Contents]
+    """kind (history, and for training days vocabulary, catalogue) -> contents of the last day"""
+    final: Mapping[str, Sequence[date]]
+    """task -> the days of `requests` whose labels are final"""
+
+
+def publish_block(
+    engine: Engine,
+    made: Preparation,
+    outputs: BlockOutputs,
+    known: Mapping[date, Known],
+    vocabularies: Mapping[str, GrownVocabulary],
+    catalogue: Catalogue,
+    maker: Maker,
+) -> None:
+    """Publish the tables that the block's users were built into."""
+    _publish_sequences(engine, made, outputs, vocabularies)
+    if outputs.requests:
+        _publish_requests(engine, made, outputs, known, maker)
+    state = outputs.state
+    if "vocabulary" in state:
+        for grown in vocabularies.values():
+            publish_vocabulary(engine, made.root, grown, state["vocabulary"])
+        catalogue_contents = _with_digests(made, state["catalogue"], vocabularies)
+        publish_catalogue(engine, made.root, made.features, catalogue, catalogue_contents)
+    if "history" in state:
+        contents = _with_digests(made, state["history"], vocabularies)
+        states = engine.table("states")
+        publish_states(engine, made.root, made.features, states, contents)
+
+
+def _with(contents: Contents, **values: object) -> Contents:
+    return contents.model_copy(update=values)
+
+
+def _with_digests(
+    made: Preparation,
+    contents: Contents,
+    vocabularies: Mapping[str, GrownVocabulary],
+    counts: Mapping[str, int] | None = None,
+) -> Contents:
+    """With the digests of the vocabularies by the end of its day."""
+    assert contents.day is not None
+    day = min(contents.day, made.last_training_day)
+    digests = {f.name: f.fixed_digest for f in made.features if f.fixed_rows is not None}
+    digests |= {name: grown.by(day)[1] for name, grown in vocabularies.items()}
+    return _with(contents, vocabularies=digests, counts=dict(counts or {}))
+
+
+def _publish_sequences(
+    engine: Engine,
+    made: Preparation,
+    outputs: BlockOutputs,
+    vocabularies: Mapping[str, GrownVocabulary],
+) -> None:
+    pieces, schema = engine.table("pieces"), sequences_schema(made.features)
+    days = outputs.sequences
+    if days:
+        counts = count_sequences(engine, pieces, made.sequences)
+        publish_days(
+            made.root,
+            engine.stream(closed_sequences(pieces, made.sequences, list(days))),
+            {d: _with_digests(made, c, vocabularies, counts.get(d)) for d, c in days.items()},
+            schema,
+            made.row_group_rows,
+            ticker(made.progress, "sequences", len(days)),
+        )
+    opened = open_sequences(pieces, made.sequences)
+    for day, contents in outputs.tails.items():
+        counts = count_tails(engine, opened, made.sequences)
+        publish(
+            day_folder(made.root, "tails", day),
+            _with_digests(made, contents, vocabularies, counts),
+            schema,
+            engine.stream(tails(opened, made.sequences, day)),
+            made.row_group_rows,
+        )
+
+
+def _publish_requests(
+    engine: Engine,
+    made: Preparation,
+    outputs: BlockOutputs,
+    known: Mapping[date, Known],
+    maker: Maker,
+) -> None:
+    tasks, requests = list(made.tasks), engine.table("requests")
+    counts = count_requests(engine, requests, tasks)
+    left_out = maker.counts(engine.table("heads"))
+    contents: dict[date, Contents] = {}
+    stopped: list[DataCheckError] = []
+    for day, plain in outputs.requests.items():
+        of_day = {**counts.get(day, {}), **left_out.get(day, {})}
+        before = contents.get(day - timedelta(days=1)) or _published(made, day - timedelta(days=1))
+        try:
+            earlier = before.counts if before else None
+            check_requests(made.root, day, of_day, earlier, made.checks)
+        except DataCheckError as error:
+            stopped.append(error)
+            continue
+        contents[day] = _with(
+            plain,
+            counts=of_day,
+            vocabularies=known[day].digests,
+            final_tasks=tuple(task for task in tasks if day in outputs.final[task]),
+        )
+    good = requests.filter(requests.day.isin(list(contents))) if stopped else requests
+    publish_days(
+        made.root,
+        engine.stream(in_file_order(good)),
+        contents,
+        requests_schema(made.features, tasks),
+        made.row_group_rows,
+        ticker(made.progress, "requests", len(contents)),
+    )
+    # The days that passed are there; the first that did not says why.
+    if stopped:
+        raise stopped[0]
+
+
+def _published(made: Preparation, day: date) -> Contents | None:
+    return find_manifest(day_folder(made.root, "requests", day))

@@ -1,0 +1,97 @@
+import ibis
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from pipeline.engine import EngineSettings, open_engine
+from pipeline.errors import DataError
+
+
+def setting(engine, name):
+    query = f"SELECT value FROM duckdb_settings() WHERE name = '{name}'"
+    ((value,),) = engine._connection.con.sql(query).fetchall()
+    return value
+
+
+def test_only_one_at_a_time_and_the_work_folder_is_removed(tmp_path):
+    root = tmp_path / "not" / "there"
+    with open_engine(root) as engine:
+        assert (root / ".work").is_dir()
+        engine.computed("numbers", ibis.range(5).unnest().name("number").as_table())
+        with (
+            pytest.raises(DataError, match=r"there: another process is preparing it; wait for it"),
+            open_engine(root),
+        ):
+            pass
+        # The other one did not take away what this one works with.
+        assert engine.rows_of(engine.table("numbers").count().as_table()) == [
+            {"CountStar(numbers)": 5}
+        ]
+    assert not (root / ".work").exists()
+    with open_engine(root):
+        pass
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    left = tmp_path / ".work" / "engine.duckdb"
+    left.parent.mkdir()
+    left.write_text("not a database")
+    with open_engine(tmp_path) as engine:
+        assert engine.rows_of(engine.in_memory(pa.table({"x": [1]}))) == [{"x": 1}]
+
+
+def test_the_work_folder_is_removed_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_engine(tmp_path):
+        1 / 0  # noqa: B018
+    assert not (tmp_path / ".work").exists()
+
+
+def test_memory_threads_and_time_zone(tmp_path):
+    with open_engine(tmp_path, EngineSettings(memory_limit="512MB", threads=3)) as engine:
+        assert setting(engine, "memory_limit") == "488.2 MiB"
+        assert setting(engine, "threads") == "3"
+        assert setting(engine, "TimeZone") == "UTC"
+        assert str(tmp_path / ".work") in setting(engine, "temp_directory")
+
+
+def test_users_are_divided_by_the_memory_there_is(tmp_path):
+    with open_engine(tmp_path, EngineSettings(memory_limit="1.2GB")) as engine:
+        few, many = (engine.num_user_parts(number) for number in (0, 10_000_000))
+    assert (few, many) == (1, 21)
+
+
+def test_adding_to_a_table_goes_by_the_names_of_columns(tmp_path):
+    with open_engine(tmp_path) as engine:
+        engine.computed("t", engine.in_memory(pa.table({"a": [1], "b": ["x"]})))
+        added = engine.in_memory(pa.table({"b": ["y"], "more": [0.5], "a": [2]}))
+        engine.computed("t", added, more=True)
+        rows = [row for batch in engine.stream(engine.table("t")) for row in batch.to_pylist()]
+        assert sorted(rows, key=str) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+        assert engine.rows_of(engine.computed("t", added).select("b")) == [{"b": "y"}]
+
+
+def test_sums_stay_whole_numbers(tmp_path):
+    """DuckDB's own sums of whole numbers are 128 bits wide, which Arrow shows as decimals."""
+    with open_engine(tmp_path) as engine:
+        numbers = engine.in_memory(pa.table({"x": [2**40, 1]}))
+        (batch,) = engine.stream(engine.computed("sums", numbers.agg(total=numbers.x.sum())))
+    assert batch.schema.field("total").type == pa.int64()
+    assert batch.to_pylist() == [{"total": 2**40 + 1}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"kind": "postgres"}, "duckdb"),
+        ({"memory_limit": "lots"}, "pattern"),
+        ({"memory_limit": "4"}, "pattern"),
+        ({"threads": 0}, "greater than or equal to 1"),
+        ({"spark": {"spark.master": "local"}}, r"engine\.spark is for engine\.kind = 'spark'"),
+        ({"kind": "spark", "memory_limit": "4GB"}, "are for engine.kind = 'duckdb'"),
+        ({"kind": "spark", "threads": 2}, "are for engine.kind = 'duckdb'"),
+        ({"shards": 3}, "Extra inputs"),
+    ],
+)
+def test_settings_that_do_not_fit(changed, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        EngineSettings(**changed)
