@@ -53,7 +53,6 @@ def requests_reader(
         DataError: as `sequences_reader`.
     """
     days = _checked_days(settings, world, "requests", getattr(settings.days, split))
-    _check_final(settings, split, days)
     examples = Requests(
         root=settings.examples_root,
         days=days,
@@ -62,9 +61,12 @@ def requests_reader(
         task=settings.task,
     )
     if split == "ranking":
-        training = settings.ranking.training
-        return _reader(examples, settings, world, training.batch_size, training.seed)
-    return _reader(examples, settings, world, settings.evaluation.batch_size, None)
+        batch_size, seed = settings.ranking.training.batch_size, settings.ranking.training.seed
+    else:
+        batch_size, seed = settings.evaluation.batch_size, None
+    reader = _reader(examples, settings, world, batch_size, seed)
+    _check_final(settings, split, days)
+    return reader
 
 
 def _check_final(settings: JobSettings, split: str, days: Sequence[date]) -> None:

@@ -10,7 +10,7 @@ are built from the state that the day before left, never from earlier days' even
 
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 
 from ibis.expr.types import Table
 
@@ -30,7 +30,7 @@ from pipeline.requests import check_candidates
 from pipeline.schema import check_features
 from pipeline.settings import settings_digest
 from pipeline.source import check_source
-from pipeline.source_files import day_exists
+from pipeline.source_files import days_that_follow
 from pipeline.tasks import final_tasks, lookahead_days
 from pipeline.vocabulary import table_sizes
 
@@ -93,11 +93,13 @@ def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
     """Manifests of all days that are built, and of those after them that their labels need."""
     first, last = made.days.training[0], made.days.test[1]
     wanted = days_between(first, last)
-    for number in range(1, lookahead_days(made.tasks) + 1):
-        day = last + timedelta(days=number)
-        if not day_exists(made.source.path, day):
-            break
-        wanted.append(day)
+    wanted += days_that_follow(
+        made.source.path,
+        last,
+        lookahead_days(made.tasks),
+        success_marker=made.source.success_marker,
+        allow_missing=made.source.missing_days == "allow",
+    )
     built = clean_events(
         engine, made.root, made.source, made.features, wanted, made.progress, made.checks
     )

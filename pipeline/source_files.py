@@ -5,7 +5,7 @@ found here, before any row is read.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.digests import file_sha256, texts_digest
 from pipeline.errors import CorruptFileError, HalfWrittenDayError, MissingDayError
 
-__all__ = ["Footer", "SourceDay", "check_data", "day_exists", "find_day", "read_footer"]
+__all__ = ["Footer", "SourceDay", "check_data", "days_that_follow", "find_day", "read_footer"]
 
 LEFTOVERS = ("_temporary", ".tmp", ".inprogress")
 
@@ -66,9 +66,34 @@ def find_day(
     return SourceDay(day=day, files=files, digest=digest)
 
 
-def day_exists(source: Path, day: date) -> bool:
-    """Whether there is a folder of the day, whole or not."""
-    return (Path(source) / f"day={day.isoformat()}").is_dir()
+def days_that_follow(
+    source: Path, day: date, num_days: int, *, success_marker: str | None, allow_missing: bool
+) -> list[date]:
+    """Of the `num_days` after `day` those before the log ends.
+
+    It ends before the first day that is still being written, or missing; where days may be
+    missing, after the last one that there is.
+    """
+    folders = {path.name: path for path in Path(source).glob("day=*")}
+    last = max(folders, default="")
+    found: list[date] = []
+    for number in range(1, num_days + 1):
+        later = day + timedelta(days=number)
+        name = f"day={later.isoformat()}"
+        missing = name not in folders
+        if missing and not (allow_missing and name < last):
+            break
+        if not missing and not _is_whole(folders[name], success_marker):
+            break
+        found.append(later)
+    return found
+
+
+def _is_whole(folder: Path, success_marker: str | None) -> bool:
+    try:
+        return bool(_whole_files(folder, success_marker))
+    except HalfWrittenDayError:
+        return False
 
 
 def _whole_files(folder: Path, success_marker: str | None) -> tuple[Path, ...]:

@@ -127,7 +127,7 @@ def test_a_day_whose_bytes_changed(chain, copy):
 
 def test_a_task_without_labels(chain, copy):
     with pytest.raises(SchemaError, match=r"label_ctr.*purchase"):
-        run(rank.rank, chain, copy, "requests.task=ctr")
+        run(rank.rank, chain, copy, "tasks={ctr = {}}")
 
 
 def test_rows_of_another_vocabulary(chain, copy):

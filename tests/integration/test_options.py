@@ -66,6 +66,9 @@ def test_ready_made_examples_start_at_pretrain_and_rank(shop, tmp_path, ids):
     for kind in ("sequences", "requests"):
         for folder in (settings.data.root / kind).iterdir():
             bring(folder, tmp_path / "source" / kind / folder.name, settings, ids)
+    # Who brings sequences brings them whole: what was still open is one like the others.
+    (tails,) = (settings.data.root / "tails").iterdir()
+    bring(tails, tmp_path / "source" / "sequences" / tails.name, settings, ids)
     overrides = [
         f"data.root={tmp_path / 'root'}",
         f"source.path={tmp_path / 'source'}",
@@ -74,7 +77,10 @@ def test_ready_made_examples_start_at_pretrain_and_rank(shop, tmp_path, ids):
         f"source.ids={ids}",
     ]
     if ids == "rows":
-        sizes = [load_vocabulary(settings.data.root, f.name).num_rows for f in settings.features]
+        day = settings.days.training[1]
+        sizes = [
+            load_vocabulary(settings.data.root, f.name, day).num_rows for f in settings.features
+        ]
         features = [
             f'{{name = "{f.name}", role = "{f.role}", num_rows = {size}}}'
             for f, size in zip(settings.features, sizes, strict=True)
@@ -96,12 +102,14 @@ def bring(folder, target, settings, ids):
         target.mkdir(parents=True, exist_ok=True)
         table = pq.read_table(path)
         for feature in settings.features if ids == "raw" else ():
-            values = [None, *load_vocabulary(settings.data.root, feature.name).values.to_pylist()]
+            day = settings.days.training[1]
+            vocabulary = load_vocabulary(settings.data.root, feature.name, day)
+            values = [None, *vocabulary.values.to_pylist()]
             for name in (feature.name, f"history_{feature.name}", f"candidate_{feature.name}"):
                 if name in table.column_names:
                     place = table.column_names.index(name)
                     table = table.set_column(place, name, raw(table[name], values))
-        pq.write_table(table, target / "part.parquet")
+        pq.write_table(table, target / f"{folder.parent.name}.parquet")
 
 
 def raw(column, values):

@@ -59,9 +59,9 @@ class Killer:
         """Run and kill; whether it was still at work."""
         self.use_version(self.random.randrange(2))
         with self._running(self.root) as process:
-            time.sleep(self.random.random() * self.work_seconds)
-            was_at_work = process.poll() is None
+            was_at_work = _outlasts(process, self.random.random() * self.work_seconds)
             process.kill()
+        assert was_at_work or process.returncode == 0
         check_whole(self.root)
         return was_at_work
 
@@ -91,6 +91,14 @@ class Killer:
                 yield process
             finally:
                 process.kill()
+
+
+def _outlasts(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def _made_at(folder: Path) -> int | None:

@@ -186,7 +186,9 @@ class Reference(ReferenceEvents):
                     continue
                 follows = event["event_time"] >= start
                 if task.same_request and None not in (event["request_id"], candidate["given_id"]):
-                    follows = event["request_id"] == request_id
+                    # What carries the id follows the candidate, whatever its clock says.
+                    same = event["request_id"] == request_id
+                    follows = same and (follows or not task.after)
                 if follows and event["event_time"] < start + task.duration:
                     times.append(event["event_time"])
         return min(times, default=None)

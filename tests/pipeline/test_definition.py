@@ -10,6 +10,7 @@ from pipeline import day_chain, duckdb_engine
 from pipeline.partitions import days_between, read_manifest
 from pipeline.prepare import prepare
 from pipeline.schema import DaySettings
+from pipeline.tasks import TaskSettings
 from tests.pipeline.random_log import random_log, write_log
 from tests.pipeline.reference import Reference
 from tests.pipeline.small_days import (
@@ -43,6 +44,12 @@ def changed(settings, **values):
     return settings.model_copy(update=values)
 
 
+OTHER_TASKS = {
+    "sale": TaskSettings(
+        label_actions=("purchase",), after="answer", same_request=True, window="23h"
+    ),
+    "answer": TaskSettings(label_actions=("click", "purchase"), window="61m"),
+}
 # Name -> type of the ids, and settings.
 CASES = {
     "shown": (str, SHOWN | {"features": features("string", min_count=3)}),
@@ -50,7 +57,8 @@ CASES = {
         int,
         SHOWN
         | {"features": features("int64", hash_rows=1000)}
-        | {"requests": changed(SHOWN_REQUESTS, max_candidates=3, min_history=2)},
+        | {"requests": changed(SHOWN_REQUESTS, max_candidates=3, min_history=2)}
+        | {"tasks": OTHER_TASKS},
     ),
     "uniform": (str, {"features": features("string"), "requests": changed(REQUESTS, **CLICKS)}),
     "popularity": (
@@ -167,6 +175,7 @@ def same_builds(one, other):
     return common
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_parts"), [("shown", 1), ("popularity", 2)])
 def test_days_one_by_one_after_an_old_day_was_another(
     cases, name, num_parts, tmp_path, monkeypatch

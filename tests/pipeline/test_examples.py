@@ -10,15 +10,7 @@ from pipeline.errors import ConfigError, MissingDayError, SchemaError, SetAsideE
 from pipeline.partitions import day_folder, days_between, file_paths, read_manifest
 from pipeline.source import SourceSettings
 from pipeline.vocabulary import load_vocabulary
-from tests.pipeline.small_days import (
-    DAYS,
-    FEATURES,
-    at,
-    manifest_of,
-    rows_of,
-    run,
-    shop_days,
-)
+from tests.pipeline.small_days import DAYS, FEATURES, at, manifest_of, rows_of, run
 
 RANKING, TEST = DAYS.ranking[0], DAYS.test[0]
 LAST = DAYS.training[1]
@@ -26,12 +18,9 @@ ROW_FEATURES = tuple(feature.model_copy(update={"num_rows": 50}) for feature in 
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(shop):
     """A root prepared from events: its sequences and requests are examples with row ids."""
-    folder = tmp_path_factory.mktemp("built")
-    shop_days(folder / "source")
-    run(folder / "root", folder / "source")
-    return folder / "root"
+    return shop[0] / "root"
 
 
 def days_of(kind):

@@ -17,6 +17,7 @@ from tests.pipeline.small_days import (
     manifest_of,
     rows_of,
     run,
+    values_of,
     write_day,
 )
 
@@ -61,6 +62,8 @@ CASES = {
 def log_of(case, number):
     answers, _ = CASES[case]
     yield event(case, number, SHOWN_AT, OWN, action="impression")
+    # The page goes on.
+    yield event(case, 901, SHOWN_AT + timedelta(minutes=10), OWN, action="impression")
     # Somebody else's, and of another item: these say nothing.
     yield event(case, 900, SHOWN_AT + timedelta(minutes=1), OWN, action="click")
     for minutes, action, request in answers:
@@ -68,11 +71,20 @@ def log_of(case, number):
         yield event(case, number, time, request, action=action)
 
 
+def over_midnight(day):
+    """The page goes on at 0:31, so that a click that carries its id is not before that."""
+    for minutes, action in ((0, "impression"), (50, "click"), (61, "impression")):
+        time = at(day, 23, 30) + timedelta(minutes=minutes)
+        yield event("night", 902, time, f"night {day}", action=action)
+
+
 def write_source(folder):
     log = [row for number, case in enumerate(CASES) for row in log_of(case, number)]
+    log += [row for day in days_between(*DAYS.ranking) for row in over_midnight(day)]
     for day in days_between(FIRST, DAYS.test[1]):
         rows = [row for row in log if row["event_time"].date() == day]
         fillers = [event("filler", 800, at(day, hour), action="impression") for hour in (1, 2)]
+        fillers.append(event("other", 901, at(day, 3), action="like"))
         write_day(folder, day, rows + fillers)
 
 
@@ -81,16 +93,36 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     write_source(folder / "source")
     report = run(folder / "root", folder / "source", **SHOWN)
-    labels = {row["user_id"]: row for row in rows_of(folder / "root", "requests", DAY)}
-    return folder, report, labels
+    return folder, report, labels_of(folder / "root")
+
+
+def labels_of(root):
+    """User -> the request, with the labels of the first item only."""
+    items = values_of(root, "item_id")
+    found = {}
+    for row in rows_of(root, "requests", DAY):
+        shown = [items[number] for number in row["candidate_item_id"]]
+        # Items of the day itself are unknown; the page's second one is known from the day before.
+        first = next((n for n, item in enumerate(shown) if item != 901), 0)
+        labels = {name: row[name][first] for name in row if name.startswith("label_")}
+        found[row["user_id"]] = row | labels
+    return found
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_labels(built, case):
     _, _, labels = built
     ctr, cvr = CASES[case][1]
-    assert labels[case]["label_ctr"] == [ctr]
-    assert labels[case]["label_cvr"] == [cvr]
+    assert labels[case]["label_ctr"] == ctr
+    assert labels[case]["label_cvr"] == cvr
+
+
+def test_clocks_are_put_right_alike_in_days_built_together_and_after_them(built):
+    """The first night is within a block of days, the second at its end."""
+    for day in days_between(*DAYS.ranking):
+        rows = rows_of(built[0] / "root", "requests", day)
+        (first,) = [row for row in rows if row["user_id"] == "night" and row["request_time"].hour]
+        assert first["label_ctr"] == [0]
 
 
 def test_labels_are_null_until_they_are_final(built):
@@ -101,13 +133,17 @@ def test_labels_are_null_until_they_are_final(built):
     final = {day: manifest.final_tasks for day, manifest in found.items()}
     assert final == {3: ("ctr", "cvr"), 4: ("ctr", "cvr"), 5: ("ctr",), 6: ()}
     labels = {
-        day.day: [row["label_ctr"] for row in rows_of(folder / "root", "requests", day)]
+        day.day: [
+            row["label_ctr"]
+            for row in rows_of(folder / "root", "requests", day)
+            if row["user_id"] == "filler"
+        ]
         for day in days
     }
     assert labels[5] == [[0], [0]]
     assert labels[6] == [[None], [None]]
     assert found[6].counts["label_ctr_applies"] == 0
-    assert found[5].counts["label_ctr_applies"] == 2
+    assert found[5].counts["label_ctr_applies"] == found[5].counts["candidates"] > 0
 
 
 def test_a_day_more_makes_labels_final_and_leaves_other_days_alone(built, tmp_path):
@@ -146,8 +182,8 @@ def test_windows_are_settings(tmp_path):
         "saved": TaskSettings(label_actions=("like",), window="1h"),
     }
     run(tmp_path / "root", tmp_path / "source", **(SHOWN | {"tasks": tasks}))
-    found = {row["user_id"]: row for row in rows_of(tmp_path / "root", "requests", DAY)}
-    assert found["at the window's end"]["label_ctr"] == [1]
-    assert found["of another request"]["label_ctr"] == [1]
-    assert found["another action"]["label_ctr"] == found["another action"]["label_saved"] == [1]
-    assert found["at once"]["label_saved"] == [0]
+    found = labels_of(tmp_path / "root")
+    assert found["at the window's end"]["label_ctr"] == 1
+    assert found["of another request"]["label_ctr"] == 1
+    assert found["another action"]["label_ctr"] == found["another action"]["label_saved"] == 1
+    assert found["at once"]["label_saved"] == 0
