@@ -23,7 +23,7 @@ from pipeline.data_checks import DataCheckSettings
 from pipeline.engine import DUCKDB, EngineSettings
 from pipeline.partitions import day_folder
 from pipeline.preparation import Preparation
-from pipeline.requests import RequestSettings
+from pipeline.requests import RequestSettings, check_candidates
 from pipeline.schema import (
     DaySettings,
     FeatureSettings,
@@ -65,6 +65,7 @@ class JobSettings(Settings):
         check_features(self.features)
         check_source(self.source, self.features)
         check_tasks(self.tasks, self.requests)
+        check_candidates(self.requests, self.features)
         if self.ranking.task not in self.tasks and (self.ranking.task or len(self.tasks) > 1):
             raise ValueError(
                 f"ranking.task: {self.ranking.task!r} is none of [tasks]: {', '.join(self.tasks)}"

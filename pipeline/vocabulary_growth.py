@@ -60,6 +60,7 @@ class GrownVocabulary:
         """Rows and digest by the end of `day`; before the first day there is only row 0."""
         if day in self.digests:
             return self.num_rows[day], self.digests[day]
+        assert day < min(self.digests), f"{self.feature.name}: nothing is known of {day}"
         return 1, first_digest(self.feature.name, value_type(self.feature))
 
     @property

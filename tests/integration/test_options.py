@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 def prepared(config, folder):
     root = settings_of(config).data.root
-    for kind in ("vocabulary", "catalogue", "sequences", "requests"):
+    for kind in ("vocabulary", "catalogue", "sequences", "tails", "requests"):
         shutil.copytree(root / kind, folder / kind)
     return f"data.root={folder}"
 

@@ -27,7 +27,7 @@ LONGER = ("pretraining.training.epochs=20", "ranking.training.epochs=12")
 def elsewhere(config: Path, folder: Path) -> tuple[str, str]:
     """Overrides that put a copy of the prepared data, and all that follows, under `folder`."""
     root = settings_of(config).data.root
-    for kind in ("vocabulary", "catalogue", "sequences", "requests", "tables"):
+    for kind in ("vocabulary", "catalogue", "sequences", "tails", "requests", "tables"):
         if (root / kind).exists():
             shutil.copytree(root / kind, folder / kind)
     return "--set", f"data.root={folder}"
