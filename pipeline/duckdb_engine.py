@@ -44,7 +44,10 @@ def open_duckdb(work: Path, settings: EngineSettings) -> Generator["DuckDBEngine
     with warnings.catch_warnings():
         # Ibis 12 reads schemas by a method that DuckDB 2 calls deprecated.
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-        connection = ibis.duckdb.connect(work / "engine.duckdb", temp_directory=str(work / "spill"))
+        # A new name each time: DuckDB waits for ever to open a file again while anything of the
+        # first opening lives in this process, such as a stream in an exception that is kept.
+        database = work / f"{gen_name('engine')}.duckdb"
+        connection = ibis.duckdb.connect(database, temp_directory=str(work / "spill"))
         try:
             connection.raw_sql("SET TimeZone = 'UTC'")
             # Every order that matters is asked for; keeping the others costs memory.

@@ -95,3 +95,13 @@ def test_sums_stay_whole_numbers(tmp_path):
 def test_settings_that_do_not_fit(changed, sentence):
     with pytest.raises(ValidationError, match=sentence):
         EngineSettings(**changed)
+
+
+def test_opens_again_while_something_of_the_first_time_lives(tmp_path):
+    """As a stream does in the traceback of an exception that a caller keeps."""
+    with open_engine(tmp_path) as engine:
+        stream = engine._batches(ibis.range(5).unnest().name("number").as_table(), 1)
+        next(stream)
+    with open_engine(tmp_path) as engine:
+        assert engine.rows_of(engine.in_memory(pa.table({"x": [1]}))) == [{"x": 1}]
+    del stream
