@@ -24,8 +24,11 @@ setup:
 demo: setup
 	@$(IN_VENV) jobs.demo
 
+# Up to four tests at a time, each module's by one worker; those that take longest come early.
+TEST_WORKERS = -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
 test: setup
-	@$(IN_VENV) pytest
+	@$(IN_VENV) pytest $(TEST_WORKERS)
 
 check: setup
 	@$(IN_VENV) ruff check .

@@ -10,6 +10,7 @@ what the new one does not name.
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from itertools import chain, islice
@@ -46,6 +47,7 @@ __all__ = [
     "find_manifest",
     "publish",
     "read_manifest",
+    "remove_folder",
     "upload_folder",
     "verify_files",
 ]
@@ -227,6 +229,12 @@ def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
     for path in folder.iterdir():
         if path.name not in named:
             path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a published folder, its manifest first: it is never seen with files missing."""
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def upload_folder(source: Path, target: S3Path) -> Manifest:

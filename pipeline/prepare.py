@@ -8,7 +8,6 @@ from, so a rerun makes only what changed, and one that was killed leaves nothing
 are built from the state that the day before left, never from earlier days' events.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import date
 
@@ -24,7 +23,7 @@ from pipeline.errors import DataError
 from pipeline.events import clean_events, event_manifests, read_events
 from pipeline.examples import prepare_examples
 from pipeline.last_event import prepare_last_events
-from pipeline.partitions import Contents, Manifest, day_folder, days_between
+from pipeline.partitions import Contents, Manifest, day_folder, days_between, remove_folder
 from pipeline.preparation import Preparation, PrepareReport
 from pipeline.requests import check_candidates
 from pipeline.schema import check_features
@@ -189,7 +188,7 @@ class _Plan:
                 days = sorted(folder.glob("day=*"))
                 training = day_folder(folder.parent, folder.name, made.last_training_day)
                 for old in {*days[: -made.keep_states]} - {training}:
-                    shutil.rmtree(old)
+                    remove_folder(old)
 
     def _state_config(self) -> str:
         made = self._made

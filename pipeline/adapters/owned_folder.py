@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.partitions import MANIFEST_NAME
+from pipeline.partitions import remove_folder
 
 __all__ = ["remove_other_days", "working_folder"]
 
@@ -51,8 +51,6 @@ def remove_other_days(folder: Path, days: Collection[date]) -> tuple[date, ...]:
     removed: list[date] = []
     for path in sorted(folder.glob("day=*")):
         if path.name not in kept:
-            # Without its manifest a day is not there for anybody, however far removing comes.
-            (path / MANIFEST_NAME).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            remove_folder(path)
             removed.append(date.fromisoformat(path.name.removeprefix("day=")))
     return tuple(removed)
