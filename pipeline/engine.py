@@ -19,7 +19,7 @@ from ibis.expr.types import Table
 from pydantic import Field, model_validator
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.partitions import file_paths, read_manifest
+from pipeline.partitions import file_paths, read_manifest, remove_unpublished
 from pipeline.settings import Settings
 
 __all__ = ["DUCKDB", "Engine", "EngineSettings", "open_engine", "read_published"]
@@ -125,8 +125,10 @@ def open_engine(root: Path, settings: EngineSettings = DUCKDB) -> Generator[Engi
     """
     work = Path(root) / ".work"
     with _only_one(root):
-        # What a killed run left behind.
-        shutil.rmtree(work, ignore_errors=True)
+        if work.exists():
+            # A killed run left it, and perhaps files beside what it published.
+            remove_unpublished(Path(root))
+            shutil.rmtree(work)
         work.mkdir()
         try:
             with _opened(work, settings) as engine:

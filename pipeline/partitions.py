@@ -38,6 +38,7 @@ from pipeline.storage import (
 )
 
 __all__ = [
+    "KINDS",
     "Contents",
     "FileEntry",
     "Manifest",
@@ -48,9 +49,22 @@ __all__ = [
     "publish",
     "read_manifest",
     "remove_folder",
+    "remove_unpublished",
     "upload_folder",
     "verify_files",
 ]
+
+KINDS = (
+    "events",
+    "sequences",
+    "tails",
+    "requests",
+    "history",
+    "catalogue",
+    "vocabulary/*",
+    "pending/*",
+)
+"""Where `prepare` publishes days under its root, as patterns"""
 
 ROW_GROUPS_PER_FILE = 1024
 
@@ -229,6 +243,16 @@ def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
     for path in folder.iterdir():
         if path.name not in named:
             path.unlink()
+
+
+def remove_unpublished(root: Path) -> None:
+    """Remove what killed runs wrote and never published; no other run may be writing."""
+    for kind in KINDS:
+        for folder in root.glob(f"{kind}/day=*"):
+            if not (folder / MANIFEST_NAME).exists():
+                shutil.rmtree(folder)
+            elif manifest := find_manifest(folder):
+                _remove_unnamed(folder, manifest)
 
 
 def remove_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ from tests.integration.prepare_runs import (
 )
 from tests.pipeline.dirty_days import write_log
 
-NUM_KILLS = 8
+NUM_KILLS = 4
 
 
 class Killer:

@@ -1,3 +1,5 @@
+from datetime import date
+
 import ibis
 import pyarrow as pa
 import pytest
@@ -5,6 +7,7 @@ from pydantic import ValidationError
 
 from pipeline.engine import EngineSettings, open_engine
 from pipeline.errors import DataError
+from pipeline.partitions import Contents, day_folder, publish
 
 
 def setting(engine, name):
@@ -38,6 +41,25 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     left.write_text("not a database")
     with open_engine(tmp_path) as engine:
         assert engine.rows_of(engine.in_memory(pa.table({"x": [1]}))) == [{"x": 1}]
+
+
+def test_what_a_killed_run_wrote_beside_published_files_is_removed(tmp_path):
+    schema = pa.schema([("x", pa.int64())])
+    day = date(2024, 1, 1)
+    contents = Contents(kind="requests", day=day, input_digest="", config_digest="")
+    folder = day_folder(tmp_path, "requests", day)
+    publish(folder, contents, schema, [pa.record_batch({"x": [1]}, schema=schema)])
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / ".writing-00000").write_text("half")
+    (folder / "part-00000-of-another-run.parquet").write_text("not named")
+    never = day_folder(tmp_path, "vocabulary/item_id", day)
+    never.mkdir(parents=True)
+    (never / "part-00000.parquet").write_text("no manifest")
+    (tmp_path / ".work").mkdir()
+    with open_engine(tmp_path):
+        pass
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert not never.exists()
 
 
 def test_the_work_folder_is_removed_after_an_error(tmp_path):
