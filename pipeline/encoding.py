@@ -16,6 +16,7 @@ import pyarrow as pa
 from ibis.expr.types import ArrayValue, IntegerValue, Table
 
 from pipeline.engine import Engine
+from pipeline.hashing import hash_of
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings
 
 __all__ = [
@@ -57,9 +58,11 @@ def encoded_events(
     values: Mapping[str, Table],
     events: Table,
 ) -> Table:
-    """Events with rows, evaluated once: the contract's columns, day, part and raw_item."""
-    events = events.mutate(raw_item=events.item_id)
-    return engine.computed("encoded", with_rows(features, values, events))
+    """Events with rows, evaluated once: the contract's columns, day, part, raw_item, raw_hash."""
+    encoded = with_rows(features, values, events.mutate(raw_item=events.item_id))
+    # What orders unknown items among each other; of known ones their rows do.
+    raw_hash = ibis.ifelse(encoded.item_id == UNKNOWN_ROW, hash_of(encoded.raw_item), 0)
+    return engine.computed("encoded", encoded.mutate(raw_hash=raw_hash))
 
 
 def with_part(users: Table, num_parts: int) -> Table:

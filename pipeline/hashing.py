@@ -5,9 +5,9 @@ or with others, on one machine or on many, draws the same.
 """
 
 import ibis
-from ibis.expr.types import IntegerValue, StringValue
+from ibis.expr.types import Column, IntegerValue, StringValue
 
-__all__ = ["hash_key", "hash_number", "mixed", "mixed_long", "scrambled"]
+__all__ = ["hash_key", "hash_number", "hash_of", "mixed", "mixed_long", "scrambled"]
 
 HEX_DIGITS = "0123456789abcdef"
 # Products of two numbers below 2^31 fit into int64, which no engine lets overflow in silence.
@@ -24,10 +24,25 @@ def hash_key(*parts: StringValue | str) -> StringValue:
 
 def hash_number(key: StringValue) -> IntegerValue:
     """The first 52 bits of a hex digest. Modulo n it is uniform to within n / 2^52."""
+    return _number(key, range(13))
+
+
+def hash_of(value: Column) -> IntegerValue:
+    """31 bits of a number or a text; of texts the last of those that are in `hash_number`."""
+    if isinstance(value, IntegerValue):
+        high = (value & (LOW_31 << 31)) >> 31
+        return scrambled(scrambled(value) + high)
+    # In a list of one, so that the digest is made once: inside a condition engines do not see that
+    # it is the same in every place.
+    keys = ibis.array([hash_key(value.cast("string"))])
+    return keys.map(lambda key: _number(key, range(5, 13)))[0] & LOW_31
+
+
+def _number(key: StringValue, places: range) -> IntegerValue:
     digits = ibis.literal(HEX_DIGITS)
     # A cast, not a typed literal: Spark would take that for 32 bits.
     number = ibis.literal(0).cast("int64")
-    for place in range(13):
+    for place in places:
         number = number * 16 + digits.find(key.substr(place, 1))
     return number
 

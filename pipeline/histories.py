@@ -11,7 +11,7 @@ from typing import Any
 import ibis
 from ibis.expr.types import ArrayValue, IntegerValue, Table
 
-from pipeline.hashing import hash_key, hash_number, scrambled
+from pipeline.hashing import scrambled
 from pipeline.schema import UNKNOWN_ROW
 
 __all__ = [
@@ -39,8 +39,7 @@ def tie(events: Table, names: Sequence[str], actions: Sequence[str] = ()) -> Int
         action = ibis.ifelse(events.action == name, number, action)
     seconds = events.event_time.truncate("s").epoch_seconds().cast("int64")
     known = scrambled(events.item_id * 0x9E3779B1 + seconds * 0x85EBC)
-    unknown = hash_number(hash_key(events.raw_item.cast("string"))) & (2**31 - 1)
-    item = ibis.ifelse(events.item_id == UNKNOWN_ROW, unknown, known)
+    item = ibis.ifelse(events.item_id == UNKNOWN_ROW, events.raw_hash, known)
     return item * 2**31 + ((others * 8 + action) & (2**31 - 1))
 
 

@@ -134,6 +134,7 @@ class ShownRequests:
         candidates = shown.group_by(*KEYS).agg(
             event_time=shown.event_time.min(),
             num_events=shown.count(),
+            raw_hash=shown.raw_hash.min(),
             **{name: shown[name].min() for name in features},
         )
         return requests, self.engine.computed("candidates", candidates)

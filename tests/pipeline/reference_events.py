@@ -89,7 +89,7 @@ class ReferenceEvents:
             seconds = int(event["event_time"].timestamp())
             item = scrambled(rows[0] * 0x9E3779B1 + seconds * 0x85EBC)
         else:
-            item = hash_number(event["raw_item"]) & LOW_31
+            item = hash_of(event["raw_item"])
         return item * 2**31 + ((others * 8 + action) & LOW_31)
 
 
@@ -97,6 +97,13 @@ def scrambled(number):
     """31 bits of a number, in another order."""
     number &= LOW_31
     return ((number ^ (number >> 15)) * 0x2C1B3C6D) & LOW_31
+
+
+def hash_of(value):
+    """31 bits of a number or a text."""
+    if isinstance(value, int):
+        return scrambled(scrambled(value) + (value >> 31 & LOW_31))
+    return hash_number(value) & LOW_31
 
 
 def mixed(number):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.engine import open_engine
-from pipeline.hashing import hash_key, hash_number, mixed, mixed_long, scrambled
+from pipeline.hashing import hash_key, hash_number, hash_of, mixed, mixed_long, scrambled
 from tests.pipeline import reference_events as reference
 
 NUMBERS = [0, 1, 2**31 - 1, 2**31, 2**52, 2**62 - 1] + [
@@ -71,3 +71,15 @@ def test_mixed_numbers_are_even():
 def test_no_two_numbers_are_scrambled_alike():
     numbers = [*range(5000), *range(2**31 - 5000, 2**31)]
     assert len({reference.scrambled(number) for number in numbers}) == len(numbers)
+
+
+def test_hashes_of_numbers_and_texts(tmp_path):
+    numbers = [0, 1, -1, 7, 2**31, 2**31 + 7, -(2**40) - 3, 2**63 - 1, -(2**63)]
+    texts = [str(number) for number in numbers]
+    with open_engine(tmp_path) as engine:
+        table = engine.in_memory(pa.table({"number": numbers, "text": texts}))
+        table = table.mutate(of_number=hash_of(table.number), of_text=hash_of(table.text))
+        rows = engine.rows_of(table)
+    for row in rows:
+        assert row["of_number"] == reference.hash_of(row["number"])
+        assert row["of_text"] == reference.hash_of(row["text"])

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.engine import open_engine
+from pipeline.hashing import hash_of
 from pipeline.histories import chunks_of, count_before, last_events, placed_events, tie
 from pipeline.user_states import next_states, past_chunks
 
@@ -26,7 +27,9 @@ def events_of(engine, rows):
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     minutes = columns.pop("minute")
     times = [START + timedelta(minutes=minute) for minute in minutes]
-    return engine.in_memory(pa.table(columns | {"event_time": pa.array(times, pa.timestamp("us"))}))
+    columns["event_time"] = pa.array(times, pa.timestamp("us"))
+    events = engine.in_memory(pa.table(columns))
+    return events.mutate(raw_hash=hash_of(events.raw_item))
 
 
 def clicks(user, minutes):
