@@ -16,7 +16,10 @@ __all__ = ["Bucket", "Rows"]
 
 # A bucket's mask takes B * L * L bytes; more rows of that length go to a further bucket.
 _MAX_MASK_BYTES = 64 * 2**20
-_NUM_BUCKETS = 4
+# A bucket more is a few calls more and less padding; launching calls is what costs on a GPU.
+_NUM_BUCKETS = {"cpu": 16, "cuda": 4}
+# Kernels work on whole vectors, so lengths that are not a multiple of this cost as if they were.
+_VECTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Rows:
 
     buckets: tuple[Bucket, ...]
     slots: Tensor
-    """(all buckets' B * L,) int64: the packed token in each slot; T where there is none"""
+    """(all buckets' B * L,) int64: the packed token in each slot; any, where there is none"""
     unpad: Tensor
     """(T,) int64: each packed token's slot"""
     positions: Tensor
@@ -49,7 +52,7 @@ class Rows:
         candidate_offsets: Tensor | None = None,
         *,
         bidirectional: bool = False,
-        num_buckets: int = _NUM_BUCKETS,
+        num_buckets: int | None = None,
     ) -> "Rows":
         """Lay out rows of `history_offsets` (R+1,), each followed by its candidates.
 
@@ -63,6 +66,7 @@ class Rows:
         buckets: list[Bucket] = []
         slots: list[Tensor] = [order.new_empty(0)]
         first = 0
+        num_buckets = num_buckets or _NUM_BUCKETS[order.device.type]
         for members in _cut(layout.row_lengths[order], num_buckets):
             rows = order[members]
             slots.append(layout.slots(rows).flatten())
@@ -74,6 +78,8 @@ class Rows:
         unpad = torch.empty(layout.num_tokens, dtype=torch.int64, device=order.device)
         real = (all_slots < layout.num_tokens).nonzero().squeeze(1)
         unpad[all_slots[real]] = real
+        # An empty slot shows the last token.
+        all_slots.clamp_(max=layout.num_tokens - 1)
         return Rows(tuple(buckets), all_slots, unpad, layout.positions())
 
 
@@ -138,14 +144,18 @@ class _Layout:
 
 
 def _cut(lengths: Tensor, num_buckets: int) -> list[slice]:
-    """Cut rows, longest first, into runs of about equal padded size and bounded mask size."""
+    """Cut rows, longest first, into runs of similar length and bounded mask size.
+
+    A run ends where lengths get shorter by a vector, if it has its share of the tokens.
+    """
     cuts: list[slice] = []
     sizes = lengths.tolist()
-    share = -(-sum(sizes) // max(num_buckets, 1))
+    share = -(-sum(sizes) // num_buckets)
     first = 0
     tokens = 0
     for row, length in enumerate(sizes):
-        full = tokens >= share or (row - first) * sizes[first] ** 2 >= _MAX_MASK_BYTES
+        shorter = -(-length // _VECTOR) < -(-sizes[first] // _VECTOR)
+        full = (shorter and tokens >= share) or (row - first) * sizes[first] ** 2 >= _MAX_MASK_BYTES
         if row > first and full:
             cuts.append(slice(first, row))
             first, tokens = row, 0

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 __all__ = ["MIN_TEMPERATURE", "SoftmaxTargets", "softmax_loss"]
 
-# The (positions, negatives) block of scores that exists at one time, in elements: what a core's
-# cache holds.
-_MAX_BLOCK = 2**19
+# The (positions, negatives) block of scores that exists at one time, in elements: what the cache
+# of a core holds.
+_MAX_BLOCK = 2**18
 
 MIN_TEMPERATURE = 0.025
 """Cosines over this are at most 40, so that e^score needs no maximum subtracted in float32"""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.architecture import Architecture
+from models.fused import rms_norm, rotate_, swiglu
 from models.rows import Rows
 
 __all__ = ["Transformer", "rotary_table"]
@@ -31,10 +32,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        """(T, D) -> (T, D), in the input's dtype."""
+        """(T, D) -> (T, D), float32."""
         with torch.autocast(hidden_TD.device.type, enabled=False):
-            hidden = hidden_TD.float()
-            return functional.rms_norm(hidden, (hidden.shape[-1],), self.weight, NORM_EPSILON)
+            return rms_norm(hidden_TD.float(), self.weight, NORM_EPSILON)
 
 
 class Attention(nn.Module):
@@ -48,12 +48,10 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
-        """(T, D) -> (T, D); `rotary_TE` (T, E): cosines then sines of each token's position."""
+        """(T, D) -> (T, D); `rotary_TE` is `rotary_table` of each token's position."""
         tokens = hidden_TD.shape[0]
         query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
-        rotated = _rotate(query_key_value[:, :2], rotary_TE)
-        packed = torch.cat([rotated, query_key_value[:, 2:]], dim=1)
-        mixed = _attend(packed, rows)
+        mixed = _attend(rotate_(query_key_value, rotary_TE), rows)
         return self.output(mixed.reshape(tokens, -1))
 
 
@@ -68,8 +66,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        gate_TF, up_TF = self.gate_up(hidden_TD).chunk(2, dim=-1)
-        return self.down(functional.silu(gate_TF) * up_TF)
+        return self.down(swiglu(self.gate_up(hidden_TD)))
 
 
 class Block(nn.Module):
@@ -117,18 +114,10 @@ def init_linear(module: nn.Module) -> None:
 
 
 def rotary_table(positions: Tensor, head_width: int) -> Tensor:
-    """Cosines and sines of rotary angles (RoFormer, equation 34) for positions (T,): (T, E)."""
+    """e^(i angle) of the rotary angles (RoFormer, equation 34) of positions (T,): (T, E/2)."""
     pair = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
     angles = positions[:, None].float() * ROTARY_BASE ** (-pair / head_width)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def _rotate(vectors: Tensor, rotary_TE: Tensor) -> Tensor:
-    """Rotate adjacent pairs of (T, 2, H, E) queries and keys by their positions' angles."""
-    cosine, sine = rotary_TE.to(vectors.dtype)[:, None, None, :].chunk(2, dim=-1)
-    even, odd = vectors[..., 0::2], vectors[..., 1::2]
-    rotated = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
-    return rotated.flatten(-2)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def _attend(packed: Tensor, rows: Rows) -> Tensor:
@@ -142,16 +131,19 @@ def _attend(packed: Tensor, rows: Rows) -> Tensor:
             query, key, value, attn_mask=bucket.allowed, is_causal=bucket.allowed is None
         )
         outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * L, H, E)
-    return _Unpad.apply(torch.cat(outputs), rows.slots, rows.unpad)
+    return _Unpad.apply(torch.cat(outputs), rows.unpad)
 
 
 class _Pad(torch.autograd.Function):
-    """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well."""
+    """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well.
+
+    Empty slots get some token's numbers: nobody looks at them, and what they see is not read.
+    """
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
         ctx.save_for_backward(unpad)
-        return _with_blank(packed).index_select(0, slots)
+        return packed.index_select(0, slots)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -162,21 +154,18 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Slots to packed tokens: the inverse of `_Pad`, and its gradient."""
+    """Slots to packed tokens: the inverse of `_Pad`. Empty slots have no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, in_slots: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
+    def forward(ctx: Any, in_slots: Tensor, unpad: Tensor) -> Tensor:
+        ctx.save_for_backward(unpad)
+        ctx.num_slots = in_slots.shape[0]
         return in_slots.index_select(0, unpad)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None, None]:
-        (slots,) = ctx.saved_tensors
-        return _with_blank(gradient).index_select(0, slots), None, None
-
-
-def _with_blank(packed: Tensor) -> Tensor:
-    """One zero row behind the packed tokens: what empty slots hold."""
-    return torch.cat([packed, packed.new_zeros(1, *packed.shape[1:])])
+    ) -> tuple[Tensor, None]:
+        (unpad,) = ctx.saved_tensors
+        in_slots = gradient.new_zeros(ctx.num_slots, *gradient.shape[1:])
+        return in_slots.index_copy_(0, unpad, gradient), None

@@ -1,0 +1,112 @@
+"""How fast models train on one core, each figure beside its floor: `python -m benchmarks.training`.
+
+    python -m benchmarks.training [--only TEXT] [--json FILE] [--core N] [--steps N]
+
+Every case runs in a process of its own (`benchmarks.step` says what is measured). Prints a table;
+`--json` writes the same. `theirs` is what the method's authors' public code reached on one core of
+another machine, in float32, with the same batch: a yardstick, not a measurement of this run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmarks.step import Case, Measured
+from jobs.facts import machine
+
+# Samples a second.
+THEIRS = {
+    ("pretraining", "L4H32A4"): 86,
+    ("ranking", "L4H32A4"): 1196,
+    ("ranking", "L4H64A4"): 614,
+    ("ranking", "L4H256A4"): 95,
+}
+PRECISIONS = ("fp32", "bf16")
+HEADER = (
+    f"{'case':<44}{'samples/s':>11}{'theirs':>8}{'times':>7}{'step ms':>9}{'floor ms':>9}"
+    f"{'share':>7}{'peak MB':>9}"
+)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--core", type=int, default=0, help="the core that measures")
+    parser.add_argument("--steps", type=int, default=30)
+    arguments = parser.parse_args()
+    print(f"synthetic batches, one core of {machine()}")
+    print(HEADER)
+    results = []
+    for named in cases():
+        name = name_of(named)
+        if arguments.only not in name:
+            continue
+        case = replace(named, core=arguments.core, steps=arguments.steps)
+        found = run(case)
+        print(line(name, case, found), flush=True)
+        results.append({"name": name, **asdict(case), **asdict(found), "floor_ms": found.floor_ms})
+    if arguments.json:
+        facts = {"machine": machine(), "results": results}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def cases() -> Iterator[Case]:
+    """All that is measured, in the order of the table."""
+    for precision in PRECISIONS:
+        yield Case(task="pretraining", architecture="L4H32A4", precision=precision)
+    for candidates in (2, 10):
+        for architecture in ("L4H32A4", "L4H64A4", "L4H256A4"):
+            for precision in PRECISIONS:
+                yield Case(
+                    task="ranking",
+                    architecture=architecture,
+                    precision=precision,
+                    candidates=candidates,
+                )
+    for frozen in (False, True):
+        for num_items in (10_000, 100_000, 1_000_000, 5_000_000, 10_000_000):
+            yield Case(task="ranking", architecture="L4H32A4", num_items=num_items, frozen=frozen)
+    yield Case(task="pretraining", architecture="L4H64A4", full_length=True)
+
+
+def name_of(case: Case) -> str:
+    """What the table calls it."""
+    name = f"{case.task} {case.architecture} {case.precision}"
+    if case.task == "ranking":
+        name += f" {case.candidates} candidates"
+    if case.num_items != 41_000:
+        name += f" {case.num_items:,} items"
+    return name + (" frozen" if case.frozen else "") + (" full length" if case.full_length else "")
+
+
+def run(case: Case) -> Measured:
+    """Measure a case in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step", json.dumps(asdict(case))]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def line(name: str, case: Case, found: Measured) -> str:
+    """One line of the table."""
+    theirs = THEIRS.get((case.task, case.architecture))
+    if theirs is None or case.num_items != 41_000 or case.full_length:
+        yardstick = f"{'-':>8}{'-':>7}"
+    else:
+        yardstick = f"{theirs:>8,}{found.samples_per_s / theirs:>7.1f}"
+    return (
+        f"{name:<44}{found.samples_per_s:>11,.0f}{yardstick}{found.step_ms:>9.1f}"
+        f"{found.floor_ms:>9.1f}{found.floor_ms / found.step_ms:>7.0%}"
+        f"{found.peak_memory_bytes / 1e6:>9,.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Operations with gradients of their own against the plain formulas that they stand for."""
+
+import pytest
+import torch
+
+from models.fused import rms_norm, rotate_, swiglu
+from models.transformer import rotary_table
+
+
+def both(ours, plain, *inputs):
+    """Values and gradients of two functions of the same inputs, by the same probe."""
+    found = []
+    for function in (ours, plain):
+        given = [value.clone().requires_grad_() for value in inputs]
+        result = function(*given)
+        probe = torch.randn(result.shape, generator=torch.Generator().manual_seed(1))
+        gradients = torch.autograd.grad((result * probe).sum(), given)
+        found.append((result.detach(), *gradients))
+    return zip(*found, strict=True)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_rms_norm(tokens):
+    def plain(hidden, weight):
+        return hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, 12) * 3, torch.randn(12)
+    for actual, expected in both(lambda h, w: rms_norm(h, w, 1e-5), plain, hidden, weight):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_rms_norm_of_zeros_is_zero_and_has_a_gradient():
+    hidden = torch.zeros(2, 4, requires_grad=True)
+    normalized = rms_norm(hidden, torch.ones(4), 1e-5)
+    normalized.sum().backward()
+    assert normalized.count_nonzero() == 0
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad, torch.full((2, 4), 1e-5**-0.5))
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_swiglu(tokens):
+    def plain(gate_up):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return gate * torch.sigmoid(gate) * up
+
+    torch.manual_seed(0)
+    for actual, expected in both(swiglu, plain, torch.randn(tokens, 10) * 2):
+        torch.testing.assert_close(actual, expected)
+
+
+def turned(packed, positions):
+    """Each adjacent pair (a, b) of queries and keys turned by its position's angle, one by one."""
+    width = packed.shape[-1]
+    columns = []
+    for pair in range(width // 2):
+        angle = positions[:, None, None] * 10_000.0 ** (-2 * pair / width)
+        a, b = packed[:, :2, :, 2 * pair], packed[:, :2, :, 2 * pair + 1]
+        columns += [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()]
+    return torch.cat([torch.stack(columns, -1), packed[:, 2:]], dim=1)
+
+
+def test_rotation():
+    torch.manual_seed(0)
+    positions = torch.tensor([0, 1, 2, 0, 49])
+    table = rotary_table(positions, 8)
+    packed = torch.randn(5, 3, 2, 8)
+
+    def ours(given):
+        return rotate_(given * 1, table)  # a leaf cannot be changed in place
+
+    for actual, expected in both(ours, lambda given: turned(given, positions.float()), packed):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_rotation_in_bfloat16_rounds_once():
+    packed = torch.randn(5, 3, 2, 8).bfloat16()
+    table = rotary_table(torch.arange(5), 8)
+    expected = rotate_(packed.float(), table).bfloat16()
+    assert torch.equal(rotate_(packed.clone(), table), expected)
+
+
+def test_swiglu_in_bfloat16_is_near_float32():
+    gate_up = torch.randn(50, 16)
+    low = swiglu(gate_up.bfloat16()).float()
+    torch.testing.assert_close(low, swiglu(gate_up), atol=0.05, rtol=0.02)
