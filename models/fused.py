@@ -26,12 +26,12 @@ def swiglu(gate_up_T2F: Tensor) -> Tensor:
     return _SwiGLU.apply(gate_up_T2F)
 
 
-def rotate_(query_key_value: Tensor, rotary_TE: Tensor) -> Tensor:
-    """Turn queries and keys in place: (T, 3, H, E), of which the last third is left alone.
+def rotate_(vectors: Tensor, rotary_TE: Tensor, number: int) -> Tensor:
+    """Turn the first `number` of n vectors a token and head in place: (T, n, H, E).
 
     `rotary_TE` (T, E/2) complex: e^(i angle) for each adjacent pair of numbers.
     """
-    return _Rotate.apply(query_key_value, rotary_TE)
+    return _Rotate.apply(vectors, rotary_TE, number)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -77,26 +77,27 @@ class _SwiGLU(torch.autograd.Function):
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_key_value: Tensor, rotary: Tensor) -> Tensor:
-        ctx.mark_dirty(query_key_value)
+    def forward(ctx: Any, vectors: Tensor, rotary: Tensor, number: int) -> Tensor:
+        ctx.mark_dirty(vectors)
         ctx.save_for_backward(rotary)
-        return _turn_(query_key_value, rotary)
+        ctx.number = number
+        return _turn_(vectors, rotary, number)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, None, None]:
         (rotary,) = ctx.saved_tensors
-        return _turn_(gradient.clone(), rotary.conj()), None
+        return _turn_(gradient.clone(), rotary.conj(), ctx.number), None, None
 
 
-def _turn_(query_key_value: Tensor, rotary: Tensor) -> Tensor:
-    """Multiply the complex numbers that adjacent pairs of queries and keys are, in place."""
-    query_key = query_key_value[:, :2]
-    pairs = query_key.unflatten(-1, (-1, 2))
-    if query_key.dtype == torch.float32:
+def _turn_(vectors: Tensor, rotary: Tensor, number: int) -> Tensor:
+    """Multiply the complex numbers that adjacent pairs are, in place."""
+    turning = vectors[:, :number]
+    pairs = turning.unflatten(-1, (-1, 2))
+    if vectors.dtype == torch.float32:
         torch.view_as_complex(pairs).mul_(rotary[:, None, None, :])
     else:
         turned = torch.view_as_complex(pairs.float()) * rotary[:, None, None, :]
-        query_key.copy_(torch.view_as_real(turned).flatten(-2))
-    return query_key_value
+        turning.copy_(torch.view_as_real(turned).flatten(-2))
+    return vectors

@@ -84,8 +84,7 @@ class RankingModel(nn.Module):
         num_history_tokens = int(batch.history_offsets[-1])
         segments = torch.full_like(rows.positions, CANDIDATE)
         segments[:num_history_tokens] = HISTORY
-        hidden_TD = self.transformer(self.tokens(vectors, segments), rows)
-        inputs = [hidden_TD[num_history_tokens:]]
+        inputs = [self.transformer(self.tokens(vectors, segments), rows)]
         num_candidates = batch.candidate_offsets.diff()
         for name in self.context_features:
             request = vectors[name].inverse.repeat_interleave(num_candidates)

@@ -4,15 +4,16 @@ Norms, projections and feed-forward work on packed tokens, (T, D). Attention nee
 tokens share a row (a sequence, or a request's history and candidates). `Rows` computes that once
 a batch; every layer uses it. Rows are grouped by length into buckets, so that little is padded.
 
-Legend: R rows, T packed tokens (histories first, then candidates), B bucket rows, L bucket length.
+Legend: R rows, T packed tokens (histories first, then candidates), B bucket rows, L bucket length,
+C candidates of a row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Bucket", "Rows"]
+__all__ = ["Bucket", "CandidateSlots", "Rows"]
 
 # A bucket's mask takes B * L * L bytes; more rows of that length go to a further bucket.
 _MAX_MASK_BYTES = 64 * 2**20
@@ -32,6 +33,19 @@ class Bucket:
     num_rows: int
     allowed: Tensor | None
     """(B, 1, L, L) bool: which slot may look at which; None where plain causality says it all"""
+    candidates: "Bucket | None" = None
+    """the rows' candidates alone: slots among `Rows.candidates`, (B, 1, C, L) as allowed; C is the
+    most that a row has; None where no row has any"""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSlots:
+    """Where candidates sit when only they are looked from, as in the last layer."""
+
+    slots: Tensor
+    """(all buckets' B * C,) int64: the candidate in each slot; any, where there is none"""
+    unpad: Tensor
+    """(all candidates,) int64: each one's slot"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,9 @@ class Rows:
     """(T,) int64: each packed token's slot"""
     positions: Tensor
     """(T,) int64: the token's position; every candidate stands at its history's length"""
+    num_history_tokens: int
+    candidates: CandidateSlots | None
+    """None where rows are histories alone"""
 
     @staticmethod
     def build(
@@ -62,25 +79,50 @@ class Rows:
         layout = _Layout.of(history_offsets, candidate_offsets)
         order = torch.argsort(layout.row_lengths, descending=True, stable=True)
         order = order[layout.row_lengths[order] > 0]
-        causal = candidate_offsets is None and not bidirectional
+        with_candidates = candidate_offsets is not None
         buckets: list[Bucket] = []
         slots: list[Tensor] = [order.new_empty(0)]
-        first = 0
+        candidate_slots: list[Tensor] = [order.new_empty(0)]
+        first = first_candidate = 0
         num_buckets = num_buckets or _NUM_BUCKETS[order.device.type]
         for members in _cut(layout.row_lengths[order], num_buckets):
             rows = order[members]
             slots.append(layout.slots(rows).flatten())
-            allowed = None if causal else layout.allowed(rows, bidirectional=bidirectional)
+            plain = not with_candidates and not bidirectional
+            allowed = None if plain else layout.allowed(rows, bidirectional=bidirectional)
             last = first + slots[-1].numel()
-            buckets.append(Bucket(first, last, rows.numel(), allowed))
+            bucket = Bucket(first, last, rows.numel(), allowed)
             first = last
-        all_slots = torch.cat(slots)
-        unpad = torch.empty(layout.num_tokens, dtype=torch.int64, device=order.device)
-        real = (all_slots < layout.num_tokens).nonzero().squeeze(1)
-        unpad[all_slots[real]] = real
-        # An empty slot shows the last token.
-        all_slots.clamp_(max=layout.num_tokens - 1)
-        return Rows(tuple(buckets), all_slots, unpad, layout.positions())
+            in_candidates = layout.candidate_slots(rows) if with_candidates else None
+            if in_candidates is not None and in_candidates.numel():
+                candidate_slots.append(in_candidates.flatten())
+                last = first_candidate + in_candidates.numel()
+                allowed = layout.allowed_candidates(rows, in_candidates.shape[1])
+                of_candidates = Bucket(first_candidate, last, rows.numel(), allowed)
+                bucket = replace(bucket, candidates=of_candidates)
+                first_candidate = last
+            buckets.append(bucket)
+        all_slots, unpad = _both_ways(torch.cat(slots), layout.num_tokens)
+        candidates = None
+        if with_candidates:
+            found = _both_ways(torch.cat(candidate_slots), layout.num_candidates)
+            candidates = CandidateSlots(*found)
+        return Rows(
+            tuple(buckets),
+            all_slots,
+            unpad,
+            layout.positions(),
+            layout.num_history_tokens,
+            candidates,
+        )
+
+
+def _both_ways(slots: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Slots, empty ones being `number` -> slots with some index in those, each index's slot."""
+    unpad = torch.empty(number, dtype=torch.int64, device=slots.device)
+    real = (slots < number).nonzero().squeeze(1)
+    unpad[slots[real]] = real
+    return slots.clamp(max=max(number - 1, 0)), unpad
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +151,10 @@ class _Layout:
         )
 
     @property
+    def num_candidates(self) -> int:
+        return self.num_tokens - self.num_history_tokens
+
+    @property
     def row_lengths(self) -> Tensor:
         return self.history_lengths + self.candidate_lengths
 
@@ -128,6 +174,21 @@ class _Layout:
         from_candidates = self.candidate_starts[rows, None] + slot - history
         slots = torch.where(slot < history, from_history, from_candidates)
         return torch.where(slot < total, slots, self.num_tokens)
+
+    def candidate_slots(self, rows: Tensor) -> Tensor:
+        """(B, C): the candidate in each slot of `rows`, `num_candidates` where there is none."""
+        total = self.candidate_lengths[rows, None]
+        slot = torch.arange(int(total.max()), device=rows.device)
+        slots = self.candidate_starts[rows, None] - self.num_history_tokens + slot
+        return torch.where(slot < total, slots, self.num_candidates)
+
+    def allowed_candidates(self, rows: Tensor, num_slots: int) -> Tensor:
+        """(B, 1, C, L): each candidate's history and itself; an empty slot sees what is there."""
+        history, total = self.history_lengths[rows, None, None], self.row_lengths[rows, None, None]
+        query = torch.arange(num_slots, device=rows.device)[:, None]
+        key = torch.arange(int(self.row_lengths[rows].max()), device=rows.device)
+        own = torch.minimum(history + query, total - 1)
+        return ((key < history) | (key == own)).unsqueeze(1)
 
     def allowed(self, rows: Tensor, *, bidirectional: bool) -> Tensor:
         """(B, 1, L, L): which key each query may look at.

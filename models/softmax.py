@@ -79,22 +79,15 @@ class _SoftmaxLoss(torch.autograd.Function):
         by_target_M = torch.empty_like(targets.weight)
         vectors_gradient = torch.zeros_like(vectors_UD)
         for group, negatives_N in enumerate(targets.negatives):
-            negatives_ND = vectors_UD.index_select(0, negatives_N).to(product_dtype)
-            negatives_gradient = vectors_UD.new_zeros(negatives_ND.shape)
-            columns = _Columns(negatives_N)
+            negatives = _Negatives(vectors_UD, negatives_N, product_dtype)
             for block in _blocks(targets.group_offsets[group : group + 2], negatives_N.numel()):
-                scores = _score(
-                    scaled_MD[block],
-                    target_MD[block],
-                    negatives_ND,
-                    columns.of(targets.target[block]),
-                    targets.weight[block],
+                scores = negatives.score(
+                    scaled_MD[block], target_MD[block], targets.target[block], targets.weight[block]
                 )
                 loss += scores.loss
                 gradient_MD[block] = scores.by_hidden
                 by_target_M[block] = scores.by_target
-                negatives_gradient += scores.by_negatives
-            vectors_gradient.index_add_(0, negatives_N, negatives_gradient)
+            vectors_gradient.index_add_(0, negatives_N, negatives.gradient_DN.T)
         vectors_gradient.index_add_(0, targets.target, by_target_M[:, None] * scaled_MD)
         gradient_MD.addcmul_(by_target_M[:, None], target_MD).div_(temperature)
         ctx.save_for_backward(gradient_MD, vectors_gradient)
@@ -131,36 +124,51 @@ class _Scores:
     """(m, D) gradient by the scaled hidden states, without the targets' part"""
     by_target: Tensor
     """(m,) gradient by the targets' scores"""
-    by_negatives: Tensor
-    """(N, D) gradient by the negatives"""
 
 
-def _score(
-    scaled: Tensor,
-    target: Tensor,
-    negatives: Tensor,
-    left_out: tuple[Tensor, Tensor],
-    weight: Tensor,
-) -> _Scores:
-    """Loss and gradients of a block of positions (m, D) against negatives (N, D).
+class _Negatives:
+    """The negatives of one group, and their gradient, which blocks of positions add to."""
 
-    The block of scores is passed over three times: product, exponential, sum. Normalisers are
-    applied to the thin sides of the other two products.
-    """
-    scaled_low = scaled.to(negatives.dtype)
-    exponentials = (scaled_low @ negatives.T).float().exp_()
-    exponentials[left_out] = 0
-    target_score = (scaled * target).sum(-1)
-    target_exponential = target_score.exp()
-    normalizer = exponentials.sum(-1) + target_exponential
-    scale = (weight / normalizer)[:, None]
-    exponentials = exponentials.to(negatives.dtype)
-    return _Scores(
-        loss=((normalizer.log() - target_score) * weight).sum(),
-        by_hidden=(exponentials @ negatives).float() * scale,
-        by_target=(target_exponential / normalizer - 1) * weight,
-        by_negatives=(exponentials.T @ (scaled * scale).to(negatives.dtype)).float(),
-    )
+    def __init__(self, vectors_UD: Tensor, negatives_N: Tensor, dtype: torch.dtype) -> None:
+        self._ND = vectors_UD.index_select(0, negatives_N).to(dtype)
+        self._columns = _Columns(negatives_N)
+        self.gradient_DN = vectors_UD.new_zeros(self._ND.T.shape)
+        # Memory for one block's scores; fresh memory for each costs as much as its exponentials.
+        self._scores = vectors_UD.new_empty(0, negatives_N.numel())
+
+    def score(self, scaled: Tensor, target: Tensor, target_row: Tensor, weight: Tensor) -> _Scores:
+        """Loss and gradients of a block of positions (m, D) with vectors `target` (m, D).
+
+        The block of scores is passed over three times: product, exponential, sum. Normalisers are
+        applied to the thin sides of the other two products.
+        """
+        exponentials = self._products(scaled).exp_()
+        exponentials[self._columns.of(target_row)] = 0
+        target_score = (scaled * target).sum(-1)
+        target_exponential = target_score.exp()
+        normalizer = exponentials.sum(-1) + target_exponential
+        scale = (weight / normalizer)[:, None]
+        self._add_gradient(exponentials, scaled * scale)
+        return _Scores(
+            loss=((normalizer.log() - target_score) * weight).sum(),
+            by_hidden=(exponentials.to(self._ND.dtype) @ self._ND).float() * scale,
+            by_target=(target_exponential / normalizer - 1) * weight,
+        )
+
+    def _products(self, scaled: Tensor) -> Tensor:
+        """(m, N) float32; overwritten by the next call."""
+        if self._ND.dtype != torch.float32:
+            return (scaled.to(self._ND.dtype) @ self._ND.T).float()
+        if len(self._scores) < len(scaled):
+            self._scores = self._scores.new_empty(len(scaled), self._scores.shape[1])
+        return torch.mm(scaled, self._ND.T, out=self._scores[: len(scaled)])
+
+    def _add_gradient(self, exponentials: Tensor, scaled: Tensor) -> None:
+        dtype = self._ND.dtype
+        if dtype == torch.float32:
+            self.gradient_DN.addmm_(scaled.T, exponentials)
+        else:
+            self.gradient_DN += (scaled.to(dtype).T @ exponentials.to(dtype)).float()
 
 
 def _blocks(positions: tuple[int, ...], num_negatives: int) -> Iterator[slice]:

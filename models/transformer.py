@@ -3,11 +3,12 @@
 LLaMA-style: pre-norm RMSNorm in float32, rotary positions, SwiGLU, no biases, no dropout, final
 RMSNorm; feed-forward width 3d, so that a stack holds L(13d^2 + 2d) parameters and the final norm.
 
-Legend: T packed tokens, D width, H heads, E head width, F feed-forward width, B L bucket rows
-and length.
+Legend: T packed tokens, C candidates among them, D width, H heads, E head width, F feed-forward
+width, B L bucket rows and length.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +52,22 @@ class Attention(nn.Module):
         """(T, D) -> (T, D); `rotary_TE` is `rotary_table` of each token's position."""
         tokens = hidden_TD.shape[0]
         query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
-        mixed = _attend(rotate_(query_key_value, rotary_TE), rows)
+        mixed = _attend(rotate_(query_key_value, rotary_TE, 2), rows)
         return self.output(mixed.reshape(tokens, -1))
+
+    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+        """(T, D) -> (C, D): what `forward` gives for the candidates, without the rest."""
+        tokens, width = hidden_TD.shape
+        query_weight, key_value_weight = self.query_key_value.weight.split((width, 2 * width))
+        in_candidates = slice(rows.num_history_tokens, None)
+        query = functional.linear(hidden_TD[in_candidates], query_weight)
+        query = rotate_(
+            query.view(-1, 1, self.num_heads, width // self.num_heads), rotary_TE[in_candidates], 1
+        )
+        key_value = functional.linear(hidden_TD, key_value_weight)
+        key_value = rotate_(key_value.view(tokens, 2, self.num_heads, -1), rotary_TE, 1)
+        mixed = _attend_from_candidates(query.squeeze(1), key_value, rows)
+        return self.output(mixed.reshape(-1, width))
 
 
 class FeedForward(nn.Module):
@@ -84,6 +99,12 @@ class Block(nn.Module):
         hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), rows, rotary_TE)
         return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD))
 
+    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+        """(T, D) -> (C, D): the candidates' part of `forward`."""
+        mixed_CD = self.attention.of_candidates(self.attention_norm(hidden_TD), rows, rotary_TE)
+        hidden_CD = hidden_TD[rows.num_history_tokens :] + mixed_CD
+        return hidden_CD + self.feedforward(self.feedforward_norm(hidden_CD))
+
 
 class Transformer(nn.Module):
     """The stack of blocks and the final norm."""
@@ -96,11 +117,17 @@ class Transformer(nn.Module):
         self.apply(init_linear)
 
     def forward(self, hidden_TD: Tensor, rows: Rows) -> Tensor:
-        """Token vectors (T, D) in `rows` -> final hidden states (T, D), float32."""
+        """Token vectors (T, D) in `rows` -> final hidden states, float32.
+
+        Of all tokens (T, D) where rows are histories alone. Of the candidates (C, D) where there
+        are any: nobody reads the histories' final states, so the last block leaves them out.
+        """
         rotary_TE = rotary_table(rows.positions, self.architecture.head_width)
-        for block in self.blocks:
+        *blocks, last = cast(Sequence[Block], self.blocks)
+        for block in blocks:
             hidden_TD = block(hidden_TD, rows, rotary_TE)
-        return self.final_norm(hidden_TD)
+        final = last if rows.candidates is None else last.of_candidates
+        return self.final_norm(final(hidden_TD, rows, rotary_TE))
 
 
 def init_linear(module: nn.Module) -> None:
@@ -132,6 +159,26 @@ def _attend(packed: Tensor, rows: Rows) -> Tensor:
         )
         outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * L, H, E)
     return _Unpad.apply(torch.cat(outputs), rows.unpad)
+
+
+def _attend_from_candidates(query_CHE: Tensor, key_value: Tensor, rows: Rows) -> Tensor:
+    """The same of the candidates' queries (C, H, E) alone, keys and values being (T, 2, H, E)."""
+    assert rows.candidates is not None
+    key_values = _Pad.apply(key_value, rows.slots, rows.unpad)
+    queries = _Pad.apply(query_CHE, rows.candidates.slots, rows.candidates.unpad)
+    outputs = [query_CHE[:0]]
+    for bucket in rows.buckets:
+        if bucket.candidates is None:
+            continue
+        first, last = bucket.candidates.first, bucket.candidates.last
+        query = queries[first:last].unflatten(0, (bucket.num_rows, -1)).transpose(1, 2)
+        in_bucket = key_values[bucket.first : bucket.last].unflatten(0, (bucket.num_rows, -1))
+        key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bucket.candidates.allowed
+        )
+        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * C, H, E)
+    return _Unpad.apply(torch.cat(outputs), rows.candidates.unpad)
 
 
 class _Pad(torch.autograd.Function):

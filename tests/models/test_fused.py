@@ -68,7 +68,7 @@ def test_rotation():
     packed = torch.randn(5, 3, 2, 8)
 
     def ours(given):
-        return rotate_(given * 1, table)  # a leaf cannot be changed in place
+        return rotate_(given * 1, table, 2)  # a leaf cannot be changed in place
 
     for actual, expected in both(ours, lambda given: turned(given, positions.float()), packed):
         torch.testing.assert_close(actual, expected)
@@ -77,8 +77,8 @@ def test_rotation():
 def test_rotation_in_bfloat16_rounds_once():
     packed = torch.randn(5, 3, 2, 8).bfloat16()
     table = rotary_table(torch.arange(5), 8)
-    expected = rotate_(packed.float(), table).bfloat16()
-    assert torch.equal(rotate_(packed.clone(), table), expected)
+    expected = rotate_(packed.float(), table, 2).bfloat16()
+    assert torch.equal(rotate_(packed.clone(), table, 2), expected)
 
 
 def test_swiglu_in_bfloat16_is_near_float32():

@@ -84,7 +84,9 @@ def test_grouped_candidates_equal_one_at_a_time(pairs, seed, bidirectional):
     history = torch.randn(sum(lengths), ARCHITECTURE.width)
     candidate = torch.randn(sum(candidates), ARCHITECTURE.width)
     rows = Rows.build(offsets(lengths), offsets(candidates), bidirectional=bidirectional)
-    actual = transformer(torch.cat([history, candidate]), rows)[sum(lengths) :]
+    packed = torch.cat([history, candidate]).requires_grad_()
+    history, candidate = packed.split((len(history), len(candidate)))
+    actual = transformer(packed, rows)
 
     expected = []
     for own_history, own in zip(history.split(lengths), candidate.split(candidates), strict=True):
@@ -96,7 +98,15 @@ def test_grouped_candidates_equal_one_at_a_time(pairs, seed, bidirectional):
             row = torch.cat([own_history, one[None]])
             hidden = one_row(transformer, row, torch.arange(length + 1), sees)
             expected.append(hidden[-1])
-    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-4, rtol=1e-4)
+    expected = torch.stack(expected)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+    inputs = [packed, *transformer.parameters()]
+    probe = torch.randn_like(actual)
+    actual_gradients = torch.autograd.grad((actual * probe).sum(), inputs)
+    expected_gradients = torch.autograd.grad((expected * probe).sum(), inputs)
+    for ours, plain in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-3, rtol=1e-3)
 
 
 def test_a_later_event_changes_nothing_before_it():
