@@ -53,7 +53,7 @@ def _measure(root: Path, batch_size: int, *, shuffle: bool, max_history: int | N
     settings = ReaderSettings(batch_size=batch_size, max_history=max_history)
     examples = Requests(root=root, days=[DAY], features=FEATURES, task="ctr")
     reader = Reader(examples, settings, shuffle=shuffle)
-    seconds, num_tokens, num_samples = 0.0, 0, 0
+    seconds, cpu_seconds, num_tokens, num_samples = 0.0, 0.0, 0, 0
     for epoch in range(2):
         start, cpu_start = time.perf_counter(), time.process_time()
         num_tokens = num_samples = 0

@@ -1,9 +1,9 @@
 """One training configuration, stepped on synthetic batches, with its floor.
 
 The process of `benchmarks.training` that measures: its argument is a case and its output the
-figures, both JSON. Batches are drawn like Amazon Foods' (history lengths of mean 7, at most 50; items
-by a power law over 41,000, 1,000 categories). Model, tables, optimizer and loop are those of the
-jobs; only the reader is replaced, by batches that are ready.
+figures, both JSON. Batches are drawn like Amazon Foods': history lengths of mean 7, at most 50,
+items by a power law over 41,000, 1,000 categories. Model, tables, optimizer and loop are those of
+the jobs; only the reader is replaced, by batches that are ready.
 
 The floor of a step is the larger of two times: its floating-point operations at the rate measured
 for products of large matrices on the same core, and the bytes that it cannot avoid to move at the
@@ -241,35 +241,36 @@ def _work(case: Case, architecture: Architecture, batches: list[Any]) -> tuple[f
 
 
 def _work_of(case: Case, architecture: Architecture, batch: Any) -> tuple[float, float]:
-    """Backward is twice forward; each candidate looks at its history and itself.
+    """Backward is twice forward. Of a ranking model's last layer, histories' keys and values only.
 
     Bytes: what every matrix product reads is written in forward and read in backward (15 widths a
     token and layer, in the product's type), rows of tables are read, updated and their squares
     kept, AdamW reads four and writes three numbers a dense parameter.
     """
     width, layers = architecture.width, architecture.num_layers
-    is_ranking = isinstance(batch, RankingBatch)
-    lengths = (batch.history_offsets if is_ranking else batch.offsets).diff().double()
-    tokens = float(lengths.sum())
-    pairs = float((lengths * (lengths + 1) / 2).sum())
-    if is_ranking:
-        pairs += float(((lengths + 1) * case.candidates).sum())
-        tokens += case.rows * case.candidates
-    forward = 2 * tokens * architecture.num_block_parameters + 4 * layers * width * pairs
-    distinct = (case.num_items, NUM_CATEGORIES)
-    if is_ranking:
-        forward += 2 * case.rows * case.candidates * (4 * width**2 + 4 * width)
-        asked = torch.cat([batch.history["item_id"], batch.candidates["item_id"]])
-        distinct = (int(asked.unique().numel()), NUM_CATEGORIES)
+    if isinstance(batch, RankingBatch):
+        lengths = batch.history_offsets.diff().double()
+        items = torch.cat([batch.history["item_id"], batch.candidates["item_id"]])
+        scored = case.rows * case.candidates
+        from_scored = float(((lengths + 1) * case.candidates).sum())
+        last = 2 * width**2 * (2 * float(lengths.sum()) + 13 * scored) + 4 * width * from_scored
+        layers -= 1
+        head = 2 * scored * (4 * width**2 + 4 * width)
+        negatives = 0
     else:
-        targets = tokens - case.rows
-        forward += 2 * targets * width * (case.num_negatives + NUM_CATEGORIES)
-        items = int(batch.tokens["item_id"].unique().numel()) + case.num_negatives
-        distinct = (items, NUM_CATEGORIES)
-    item_bytes = 2 if case.precision == "bf16" else 4
-    table_bytes = sum(distinct) * width * 4 * (1 if case.frozen else 3)
-    num_bytes = 2 * 15 * tokens * width * layers * item_bytes + table_bytes
-    return 3 * forward, num_bytes + 7 * 4 * architecture.num_block_parameters
+        lengths = batch.offsets.diff().double()
+        items = batch.tokens["item_id"]
+        scored, from_scored, last = 0, 0.0, 0.0
+        targets = float(lengths.sum()) - case.rows
+        head = 2 * targets * width * (case.num_negatives + NUM_CATEGORIES)
+        negatives = case.num_negatives
+    tokens = float(lengths.sum()) + scored
+    pairs = float((lengths * (lengths + 1) / 2).sum()) + from_scored
+    forward = layers * (2 * 13 * width**2 * tokens + 4 * width * pairs) + last + head
+    activations = 2 * 15 * width * tokens * layers * (2 if case.precision == "bf16" else 4)
+    distinct = int(items.unique().numel()) + negatives + NUM_CATEGORIES
+    tables = distinct * width * 4 * (1 if case.frozen else 3)
+    return 3 * forward, activations + tables + 7 * 4 * architecture.num_block_parameters
 
 
 def _matmul_rate(precision: str) -> float:

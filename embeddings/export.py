@@ -195,6 +195,8 @@ def _publish(folder: Path, build: str, manifest: ExportManifest) -> None:
     for other in folder.glob("build-*"):
         if other.name != build:
             shutil.rmtree(other)
+    for left in folder.glob(f"{MANIFEST}.build-*"):  # by an export that was killed
+        left.unlink()
 
 
 def _flush(path: Path) -> None:

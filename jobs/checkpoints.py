@@ -6,35 +6,36 @@
 A checkpoint holds the model, both optimizers, the reader's position and each rank's random state;
 frozen tables are not in it, they are in the export they came from. Every rank writes its own
 shards into a folder with a temporary name; rank 0 adds the manifest (sizes and digests of all
-files) and renames the folder once all have written.
+files, and its own) and renames the folder once all have written.
 """
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from embeddings.parameters import checkpoint_state
+from jobs.checkpoint_files import (
+    Progress,
+    checkpoints_in,
+    finish,
+    problem_of,
+    read_manifest,
+    remove_unfinished,
+    tidy,
+)
 from jobs.distributed import World
 from jobs.optimizers import optimizer_state
-from jobs.runs import write_json
-from pipeline.digests import file_sha256
+from pipeline.errors import CheckpointError, FrostrankError, ShortageError
+from pipeline.shortage import FULL_DISK
 
 __all__ = ["CheckpointStore", "Progress", "load_model", "newest_checkpoint"]
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where training is; steps count from 0 and name the step to come."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,53 +49,69 @@ class CheckpointStore:
     keep: int = 2
 
     def save(self, progress: Progress) -> Path:
-        """Write the checkpoint of `progress`, then drop the oldest beyond `keep`."""
-        path = self._write(f"step-{progress.step:08d}", progress)
-        self._keep_last("step", self.keep)
-        return path
+        """Write the checkpoint of `progress`, then drop the oldest beyond `keep`.
+
+        Raises:
+            ShortageError: the disk is full; the checkpoints before this one are whole.
+            CheckpointError: it could not be written.
+        """
+        return self._write(f"step-{progress.step:08d}", progress)
 
     def save_best(self, progress: Progress) -> Path:
-        """Write the checkpoint of the best validation so far, then drop the last such."""
-        path = self._write(f"best-{progress.step:08d}", progress)
-        self._keep_last("best", 1)
-        return path
+        """Write the checkpoint of the best validation so far, then drop the one before.
 
-    def _keep_last(self, kind: str, count: int) -> None:
-        if self.world.is_first:
-            for old in _found(self.folder, kind)[:-count]:
-                shutil.rmtree(old)
+        The one before stays for as long as a run that is resumed would start before this one.
+
+        Raises:
+            ShortageError, CheckpointError: as `save`.
+        """
+        return self._write(f"best-{progress.step:08d}", progress)
 
     def load(self, path: Path) -> Progress:
-        """Read a checkpoint into the live model and optimizer; any world size."""
-        manifest = _manifest(path)
+        """Read a checkpoint into the live model and optimizer; any world size.
+
+        Raises:
+            CheckpointError: it does not fit them.
+        """
+        manifest = read_manifest(path)
         state = self._state()
         same_world = manifest["world_size"] == self.world.size
         if not same_world:
             state.pop("random")
-        dcp.load(state, checkpoint_id=str(path))
+        _load(state, path)
         if same_world:
             torch.set_rng_state(state["random"][str(self.world.rank)])
         progress = Progress(**manifest["progress"])
-        if self.world.is_first:
-            # What a run before this one wrote later is damaged, or about to be written again.
-            for kind in ("step", "best"):
-                for later in _found(self.folder, kind):
-                    if int(later.name.partition("-")[2]) > progress.step:
-                        shutil.rmtree(later)
-        self.world.wait_for_all()
+        self._on_first(lambda: tidy(self.folder, progress.step, self.keep))
         return progress
 
     def _write(self, name: str, progress: Progress) -> Path:
         path, temporary = self.folder / name, self.folder / f".{name}.tmp"
-        if self.world.is_first and temporary.exists():
-            shutil.rmtree(temporary)
-        self.world.wait_for_all()
-        dcp.save(self._state(), checkpoint_id=str(temporary))
-        self.world.wait_for_all()
-        if self.world.is_first:
-            _finish(temporary, path, progress, self.world.size)
-        self.world.wait_for_all()
+        try:
+            self._on_first(lambda: remove_unfinished(self.folder))
+            dcp.save(self._state(), checkpoint_id=str(temporary))
+            self._on_first(lambda: finish(temporary, path, progress, self.world.size))
+            self._on_first(lambda: tidy(self.folder, progress.step, self.keep))
+        except (OSError, CheckpointException) as error:
+            # Both are raised on all ranks alike.
+            reason = self.world.gather_objects(_why_not_written(path, error))[0]
+            if self.world.is_first:
+                shutil.rmtree(temporary, ignore_errors=True)
+            assert isinstance(reason, FrostrankError)
+            raise reason from error
         return path
+
+    def _on_first(self, action: Callable[[], None]) -> None:
+        """Let rank 0 do something to files while all wait; what fails there is raised on all."""
+        failure: Exception | None = None
+        if self.world.is_first:
+            try:
+                action()
+            except (OSError, FrostrankError) as error:
+                failure = error
+        failed = self.world.gather_objects(failure)[0]
+        if isinstance(failed, Exception):
+            raise failed
 
     def _state(self) -> dict[str, Any]:
         state = {
@@ -113,8 +130,8 @@ def newest_checkpoint(folder: Path, world: World, kind: str = "step") -> Path | 
     `kind` is "step", or "best" for the best by validation.
     """
     found: Path | None = None
-    for path in reversed(_found(folder, kind)) if world.is_first else ():
-        problem = _problem(path)
+    for path in reversed(checkpoints_in(folder, kind)) if world.is_first else ():
+        problem = problem_of(path)
         if problem is None:
             found = path
             break
@@ -123,41 +140,49 @@ def newest_checkpoint(folder: Path, world: World, kind: str = "step") -> Path | 
 
 
 def load_model(model: nn.Module, path: Path) -> Progress:
-    """Read only the model of a checkpoint that `newest_checkpoint` found, for evaluation."""
-    dcp.load({"model": checkpoint_state(model)["model"]}, checkpoint_id=str(path))
-    return Progress(**_manifest(path)["progress"])
+    """Read only the model of a checkpoint that `newest_checkpoint` found, for evaluation.
+
+    Raises:
+        CheckpointError: it does not fit the model.
+    """
+    _load({"model": checkpoint_state(model)["model"]}, path)
+    return Progress(**read_manifest(path)["progress"])
 
 
-def _finish(temporary: Path, path: Path, progress: Progress, world_size: int) -> None:
-    """Add the manifest and give the folder its name; a checkpoint of that name is replaced."""
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-        for file in sorted(temporary.iterdir())
-    }
-    manifest = {"progress": asdict(progress), "world_size": world_size, "files": files}
-    write_json(temporary / "manifest.json", manifest)
-    if path.exists():
-        shutil.rmtree(path)
-    temporary.rename(path)
+def _load(state: dict[str, Any], path: Path) -> None:
+    try:
+        dcp.load(state, checkpoint_id=str(path))
+    except (OSError, CheckpointException) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read into this model ({_first_line(error)}); resume with the "
+            "settings and the sharding it was written with, or start over without --resume"
+        ) from error
 
 
-def _found(folder: Path, kind: str) -> list[Path]:
-    """Checkpoints of a kind, oldest first."""
-    return sorted(folder.glob(f"{kind}-*"))
+def _why_not_written(path: Path, error: BaseException) -> FrostrankError:
+    """What a user is told."""
+    line = _first_line(error)
+    if any(mark in str(error) for mark in FULL_DISK) or not _has_space(path.parent):
+        return ShortageError(
+            f"{path}: no space left on its disk ({line}); the checkpoints before it are whole; "
+            "make space, then go on with --resume"
+        )
+    return CheckpointError(
+        f"{path}: could not be written ({line}); the checkpoints before it, where they are still "
+        "there, are whole; go on with --resume"
+    )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    return json.loads((path / "manifest.json").read_text())
+def _has_space(folder: Path) -> bool:
+    """Torch's own writer, where the disk fills up, may say something else."""
+    try:
+        return shutil.disk_usage(folder).free > 0
+    except FileNotFoundError:
+        return True
 
 
-def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if it is whole."""
-    if not (path / "manifest.json").exists():
-        return "no such checkpoint" if not path.exists() else "it has no manifest"
-    for name, expected in _manifest(path)["files"].items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"] or file_sha256(file) != expected["sha256"]:
-            return f"{name} is damaged"
-    return None
+def _first_line(error: BaseException) -> str:
+    """The reason, without the traceback of every rank."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

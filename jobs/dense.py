@@ -3,6 +3,7 @@
 Its digest is in the export's manifest, which is written after it, so an export is never half new.
 """
 
+import os
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -28,6 +29,8 @@ def export_dense(model: nn.Module, folder: Path) -> str:
     temporary = folder / ".dense.tmp"
     state = {name: tensor.cpu().contiguous() for name, tensor in _dense_state(model).items()}
     save_file(state, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     digest = file_sha256(temporary)
     temporary.replace(_path(folder, digest))
     return digest

@@ -3,7 +3,9 @@
 Device-specific choices (NCCL or gloo, which device, how many threads) are made here.
 """
 
+import ctypes
 import os
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ __all__ = ["World", "join_world"]
 
 # Ranks wait for each other while one checks or takes in days of data, which may take long.
 _TIMEOUT = timedelta(hours=2)
+# Of prctl(2): the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def join_world() -> Generator[World]:
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
+        _end_with_launcher()
         dist.init_process_group(backend, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -81,3 +86,11 @@ def join_world() -> Generator[World]:
         yield World(rank=rank, size=size, local_size=local_size, device=device)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Have the kernel end this rank when the launcher that started it is killed.
+
+    Ranks that live on would hold the run's folder against the next attempt.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

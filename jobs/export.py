@@ -13,7 +13,7 @@ from jobs.dense import DENSE_DIGEST, export_dense, remove_other_dense
 from jobs.distributed import join_world
 from jobs.identity import pretraining_identity
 from jobs.pretrain import build_generative_model
-from jobs.runs import RunFolder
+from jobs.runs import RunFolder, claim
 from pipeline.errors import CheckpointError
 from pipeline.settings import settings_digest
 
@@ -44,6 +44,8 @@ def export(arguments: Arguments) -> None:
             raise CheckpointError(f"{run.checkpoints}: no usable checkpoint; run pretrain again")
         load_model(model, checkpoint)
         folder = settings.export_folder
+        if world.is_first:
+            claim(folder)
         digests = world.gather_objects(export_dense(model, folder) if world.is_first else "")
         source = {
             "checkpoint": str(checkpoint),

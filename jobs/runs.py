@@ -3,8 +3,11 @@
 config.json      every setting, as resolved          progress.json   where it is, for watchers
 metrics.jsonl    one JSON object a line, in order    result.json     what came out, at the end
 checkpoints/     see jobs.checkpoints
+
+Beside it, `.<name>.lock` keeps a second process out while one is at work.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -13,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import CheckpointError
 from pipeline.settings import Settings
 
-__all__ = ["RunFolder", "differences", "write_json"]
+__all__ = ["RunFolder", "claim", "differences", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
@@ -31,15 +34,60 @@ _OPERATIONAL = (
 )
 
 
+# Folders that this process keeps others out of -> the lock's file handle.
+_claimed: dict[Path, int] = {}
+
+
+def claim(folder: Path) -> None:
+    """Keep other processes out of `folder` until this one ends, however it ends.
+
+    A submitter that was killed may leave its processes at work; two at once would write over each
+    other.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    path = folder.with_name(f".{folder.name}.lock").absolute()
+    if path in _claimed:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 100).decode(errors="replace").strip()
+        os.close(lock)
+        raise CheckpointError(
+            f"{folder}: process {holder} is still at work there; wait for it, or end it, then run "
+            "the same command again"
+        ) from None
+    os.truncate(lock, 0)
+    os.write(lock, f"{os.getpid()} on {os.uname().nodename}\n".encode())
+    _claimed[path] = lock
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that readers see the old file or the new one, never a part."""
+    """Write `value` so that readers see the old file or the new one, never a part.
+
+    Raises:
+        CheckpointError: the folder is gone.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
+    with _open(temporary, "w") as file:
         json.dump(_plain(value), file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    try:
+        return path.open(mode)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent}: was removed while the run was writing to it; start over"
+        ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -78,14 +126,18 @@ class RunFolder:
             resume: continue the run that is there, if there is one.
 
         Raises:
-            CheckpointError: `resume`, but the run there has another identity.
+            CheckpointError: `resume`, but the run there has another identity; or another process
+                is still at work in it.
         """
+        claim(self.path)
         aside = None
         if resume and (self.path / "identity.json").exists():
             self.check(identity, "set it back to resume, or start over without --resume")
         elif self.path.exists():
             aside = self._set_aside()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(".*.tmp"):  # by write_json, killed
+            left.unlink()
         write_json(self.path / "config.json", settings.model_dump(mode="json"))
         write_json(self.path / "identity.json", identity)
         return aside
@@ -126,8 +178,12 @@ class RunFolder:
         return json.loads((self.path / "identity.json").read_text())
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            CheckpointError: the run's folder is gone.
+        """
+        with _open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:

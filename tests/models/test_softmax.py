@@ -2,6 +2,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.softmax import SoftmaxTargets, softmax_loss
@@ -52,6 +54,28 @@ def test_sampled_equals_the_equation(offsets, monkeypatch):
             against = torch.cat([all_scores[m, target[m]][None], all_scores[m, others]])
             expected = expected + weight[m] * (against.logsumexp(0) - against[0])
     check(loss, expected, hidden, vectors)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
+    st.integers(1, 40),
+    st.integers(0, 2**30),
+)
+def test_all_items_as_negatives_of_jagged_sequences_is_the_full_softmax(lengths, num_items, seed):
+    """Each sequence has its own negatives: all items, in an order of its own."""
+    torch.manual_seed(seed)
+    num_positions = sum(lengths)
+    hidden = torch.randn(num_positions, D, requires_grad=True)
+    vectors = torch.randn(num_items, D, requires_grad=True)
+    target, weight = torch.randint(0, num_items, (num_positions,)), torch.rand(num_positions)
+    negatives = torch.stack([torch.randperm(num_items) for _ in lengths])
+    offsets = (0, *itertools.accumulate(lengths))
+    loss = softmax_loss(
+        hidden, vectors, SoftmaxTargets(target, weight, negatives, offsets), TEMPERATURE
+    )
+    each = functional.cross_entropy(scores(hidden, vectors), target, reduction="none")
+    check(loss, (each * weight).sum(), hidden, vectors)
 
 
 def test_weight_zero_teaches_nothing():

@@ -1,0 +1,297 @@
+"""Checkpoints that are damaged, removed or cannot be written: told, and never half taken."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embeddings.export import read_export
+from jobs import checkpoint_files, checkpoints, export, pretrain
+from jobs.hooks import ProgressHook
+from pipeline.errors import CheckpointError, ShortageError
+from pipeline.shortage import shortages_told
+from tests.integration.conftest import run, settings_of
+from tests.integration.prepared import copy_prepared
+
+pytestmark = pytest.mark.integration
+
+BRIEFLY = (
+    "pretraining.training.epochs=1",
+    "pretraining.training.checkpoint_every_steps=1",
+    "pretraining.training.keep_checkpoints=3",
+)
+
+
+class Runs:
+    """Short runs of pretraining under a root of their own."""
+
+    def __init__(self, config: Path, root: Path) -> None:
+        self.config, self.overrides = config, (*BRIEFLY, f"data.root={root}")
+        self.folder = settings_of(config, *self.overrides).pretraining_folder
+        self.checkpoints = self.folder / "checkpoints"
+
+    def train(self, *overrides: str, resume: bool = False) -> None:
+        run(pretrain.pretrain, self.config, *self.overrides, *overrides, resume=resume)
+
+    def resume(self) -> None:
+        """As if it had been killed before it wrote its result."""
+        (self.folder / "result.json").unlink(missing_ok=True)
+        self.train(resume=True)
+
+    def export(self) -> None:
+        run(export.export, self.config, *self.overrides)
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.checkpoints.iterdir())
+
+    def final(self) -> dict[str, bytes]:
+        """The last checkpoint's content."""
+        newest = max(self.checkpoints.glob("step-*"))
+        return {path.name: path.read_bytes() for path in newest.glob("*.distcp")}
+
+
+@pytest.fixture(scope="module")
+def finished(shop, tmp_path_factory):
+    """A run that came to its end."""
+    root = tmp_path_factory.mktemp("finished")
+    copy_prepared(shop, root)
+    made = Runs(shop, root)
+    made.train()
+    assert made.names() == [f"step-0000000{step}" for step in (3, 4, 5)]
+    return made
+
+
+@pytest.fixture
+def runs(finished, tmp_path):
+    """A copy of it, to be damaged."""
+    root = settings_of(finished.config, *finished.overrides).data.root
+    shutil.copytree(root, tmp_path / "root")
+    return Runs(finished.config, tmp_path / "root")
+
+
+def truncate(checkpoint: Path) -> str:
+    file = next(checkpoint.glob("*.distcp"))
+    file.write_bytes(file.read_bytes()[:-1])
+    return f"{file.name} is damaged"
+
+
+def flip_a_bit(checkpoint: Path, name: str = "*.distcp") -> str:
+    file = next(checkpoint.glob(name))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return f"{file.name} is damaged"
+
+
+def flip_a_bit_of_metadata(checkpoint: Path) -> str:
+    return flip_a_bit(checkpoint, ".metadata")
+
+
+def remove_a_file(checkpoint: Path) -> str:
+    file = next(checkpoint.glob("*.distcp"))
+    file.unlink()
+    return f"{file.name} is missing"
+
+
+def remove_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").unlink()
+    return "it has no manifest"
+
+
+def truncate_manifest(checkpoint: Path) -> str:
+    path = checkpoint / "manifest.json"
+    path.write_text(path.read_text()[:-5])
+    return "its manifest is damaged"
+
+
+def scribble_on_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").write_bytes(b"\xff\x00")
+    return "its manifest is damaged"
+
+
+def write_another_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").write_text("[]")
+    return "its manifest is damaged"
+
+
+def change_a_digit_of_manifest(checkpoint: Path) -> str:
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["progress"]["step_in_epoch"] += 1
+    path.write_text(json.dumps(manifest))
+    return "its manifest is damaged"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        flip_a_bit_of_metadata,
+        remove_a_file,
+        remove_manifest,
+        truncate_manifest,
+        scribble_on_manifest,
+        write_another_manifest,
+        change_a_digit_of_manifest,
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(runs, damage, capsys):
+    wanted = runs.final()
+    problem = damage(runs.checkpoints / "step-00000005")
+    if damage is not remove_a_file:  # another one, which is not even looked at
+        shutil.rmtree(runs.checkpoints / "step-00000003")
+    runs.resume()
+    told = capsys.readouterr().out
+    assert f"step-00000005 is not usable ({problem}); trying the one before it" in told
+    assert f"resumed from {runs.checkpoints / 'step-00000004'}" in told
+    assert runs.final() == wanted
+
+
+def test_when_none_is_whole_it_starts_anew_and_keeps_what_it_then_writes(runs, capsys):
+    wanted = runs.final()
+    for checkpoint in runs.checkpoints.iterdir():
+        truncate(checkpoint)
+    kept = []
+
+    def see(self, loop, report):
+        kept.append(runs.names())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ProgressHook, "after_step", see)
+        runs.resume()
+    told = capsys.readouterr().out
+    assert told.count("is not usable") == 3
+    assert ", from the start" in told
+    assert kept[0] == ["step-00000001"]
+    assert kept[1] == ["step-00000001", "step-00000002"]
+    assert runs.final() == wanted
+
+
+def remove_after(monkeypatch, step: int, folder: Path) -> None:
+    """Remove the folder when that step is done."""
+    real = ProgressHook.after_step
+
+    def after_step(self, loop, report):
+        if loop.progress.step == step:
+            shutil.rmtree(folder)
+        real(self, loop, report)
+
+    monkeypatch.setattr(ProgressHook, "after_step", after_step)
+
+
+def test_checkpoints_removed_while_running_are_written_anew(runs, monkeypatch):
+    wanted = runs.final()
+    remove_after(monkeypatch, 3, runs.checkpoints)
+    runs.train()
+    assert runs.names() == ["step-00000004", "step-00000005"]
+    assert runs.final() == wanted
+
+
+def test_a_checkpoint_removed_while_it_is_written(runs, monkeypatch):
+    wanted = runs.final()
+
+    def finish(temporary, *more):
+        shutil.rmtree(temporary)
+        checkpoint_files.finish(temporary, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "finish", finish)
+        with pytest.raises(CheckpointError, match=r"step-00000001: could not be written .*No such"):
+            runs.train()
+    assert runs.names() == []
+    runs.resume()
+    assert runs.final() == wanted
+
+
+def test_a_run_removed_while_running(runs, monkeypatch):
+    remove_after(monkeypatch, 5, runs.folder)
+    with pytest.raises(CheckpointError, match="was removed while the run was writing to it"):
+        runs.train()
+
+
+@pytest.fixture
+def small_disk(runs):
+    """Changes the size of the disk that runs and exports are on; it is empty at first."""
+    settings = settings_of(runs.config, *runs.overrides)
+    disk = runs.folder.parent
+    shutil.rmtree(disk)
+    disk.mkdir()
+
+    def mount(options: str):
+        arguments = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    mounted = mount("size=64k")
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        (disk / "tables").mkdir()
+        settings.export_folder.parent.symlink_to(disk / "tables")
+        yield lambda size: mount(f"remount,size={size}")
+    finally:
+        # Lazily, for this process still has the lock of the folders on it.
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(finished, runs, small_disk):
+    reached = []
+    for size in ("40k", "80k", "120k", "160k"):
+        small_disk(size)
+        with pytest.raises(ShortageError, match="no space left on its disk") as told:  # noqa: SIM117
+            with shortages_told(runs.folder):
+                runs.train(resume=True)
+        assert "\n" not in str(told.value)
+        reached.append(runs.names())
+        assert all(name.startswith("step-") for name in reached[-1])
+    assert reached[-1]
+    small_disk("16m")
+    runs.train(resume=True)
+    assert runs.final() == finished.final()
+
+
+def test_a_full_disk_leaves_the_export_before_it(runs, small_disk):
+    small_disk("16m")
+    runs.train(resume=True)
+    runs.export()
+    folder = settings_of(runs.config, *runs.overrides).export_folder
+    whole, disk = read_export(folder), shutil.disk_usage(folder)
+    small_disk(f"{disk.used + 8192}")
+    with pytest.raises(ShortageError, match="no space left on its disk"):  # noqa: SIM117
+        with shortages_told(folder):
+            runs.export()
+    assert read_export(folder) == whole
+    small_disk("16m")
+    runs.export()
+    assert read_export(folder).tables.keys() == whole.tables.keys()
+    assert len(list(folder.iterdir())) == 3  # manifest, tables, dense layers
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from jobs.runs import claim
+claim(Path(sys.argv[1]))
+print("has it", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("what", ["run", "export"])
+def test_a_folder_that_another_process_is_at_work_on(runs, what):
+    """Ranks may outlive a submitter that was killed."""
+    settings = settings_of(runs.config, *runs.overrides)
+    folder = {"run": settings.pretraining_folder, "export": settings.export_folder}[what]
+    again = {"run": runs.resume, "export": runs.export}[what]
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == b"has it\n"
+        with pytest.raises(CheckpointError, match=rf"{holder.pid} on .* is still at work there"):
+            again()
+        holder.stdin.close()
+    again()
