@@ -80,27 +80,18 @@ class Rows:
         order = torch.argsort(layout.row_lengths, descending=True, stable=True)
         order = order[layout.row_lengths[order] > 0]
         with_candidates = candidate_offsets is not None
+        is_plain = not with_candidates and not bidirectional
         buckets: list[Bucket] = []
-        slots: list[Tensor] = [order.new_empty(0)]
-        candidate_slots: list[Tensor] = [order.new_empty(0)]
-        first = first_candidate = 0
+        slots, candidate_slots = [order.new_empty(0)], [order.new_empty(0)]
         num_buckets = num_buckets or _NUM_BUCKETS[order.device.type]
         for members in _cut(layout.row_lengths[order], num_buckets):
             rows = order[members]
-            slots.append(layout.slots(rows).flatten())
-            plain = not with_candidates and not bidirectional
-            allowed = None if plain else layout.allowed(rows, bidirectional=bidirectional)
-            last = first + slots[-1].numel()
-            bucket = Bucket(first, last, rows.numel(), allowed)
-            first = last
-            in_candidates = layout.candidate_slots(rows) if with_candidates else None
-            if in_candidates is not None and in_candidates.numel():
-                candidate_slots.append(in_candidates.flatten())
-                last = first_candidate + in_candidates.numel()
-                allowed = layout.allowed_candidates(rows, in_candidates.shape[1])
-                of_candidates = Bucket(first_candidate, last, rows.numel(), allowed)
-                bucket = replace(bucket, candidates=of_candidates)
-                first_candidate = last
+            allowed = None if is_plain else layout.allowed(rows, bidirectional=bidirectional)
+            bucket = _bucket(slots, layout.slots(rows), allowed)
+            own = layout.candidate_slots(rows)
+            if own.numel():
+                allowed = layout.allowed_candidates(rows, own.shape[1])
+                bucket = replace(bucket, candidates=_bucket(candidate_slots, own, allowed))
             buckets.append(bucket)
         all_slots, unpad = _both_ways(torch.cat(slots), layout.num_tokens)
         candidates = None
@@ -115,6 +106,13 @@ class Rows:
             layout.num_history_tokens,
             candidates,
         )
+
+
+def _bucket(slots: list[Tensor], in_bucket: Tensor, allowed: Tensor | None) -> Bucket:
+    """Add a bucket's slots (B, L) behind those there are."""
+    first = sum(part.numel() for part in slots)
+    slots.append(in_bucket.flatten())
+    return Bucket(first, first + in_bucket.numel(), in_bucket.shape[0], allowed)
 
 
 def _both_ways(slots: Tensor, number: int) -> tuple[Tensor, Tensor]:

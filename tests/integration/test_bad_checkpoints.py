@@ -13,6 +13,7 @@ from jobs import checkpoint_files, checkpoints, export, pretrain
 from jobs.hooks import ProgressHook
 from pipeline.errors import CheckpointError, ShortageError
 from pipeline.shortage import shortages_told
+from tests.disk import small_disk_on
 from tests.integration.conftest import run, settings_of
 from tests.integration.prepared import copy_prepared
 
@@ -220,21 +221,10 @@ def small_disk(runs):
     disk = runs.folder.parent
     shutil.rmtree(disk)
     disk.mkdir()
-
-    def mount(options: str):
-        arguments = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        return subprocess.run(arguments, capture_output=True, text=True, check=False)
-
-    mounted = mount("size=64k")
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk_on(disk) as resize:
         (disk / "tables").mkdir()
         settings.export_folder.parent.symlink_to(disk / "tables")
-        yield lambda size: mount(f"remount,size={size}")
-    finally:
-        # Lazily, for this process still has the lock of the folders on it.
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        yield resize
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on(finished, runs, small_disk):

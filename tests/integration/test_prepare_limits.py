@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 
 import pytest
 
@@ -11,6 +10,7 @@ from pipeline import partitions
 from pipeline.errors import ShortageError
 from pipeline.prepare import prepare
 from pipeline.shortage import shortages_told
+from tests.disk import small_disk_on
 from tests.integration.prepare_runs import (
     check_whole,
     published_files,
@@ -27,16 +27,8 @@ def small_disk(tmp_path):
     """A folder on a disk of its own, and how to change the disk's size."""
     folder = tmp_path / "disk"
     folder.mkdir()
-
-    def mount(options):
-        arguments = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        return subprocess.run(arguments, capture_output=True, text=True, check=False)
-
-    mounted = mount("size=64k")
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    yield folder, lambda size: mount(f"remount,size={size}")
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk_on(folder) as resize:
+        yield folder, resize
 
 
 @pytest.mark.slow

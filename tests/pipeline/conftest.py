@@ -1,9 +1,11 @@
-"""A small shop and what `prepare` makes of it: built once, copied for tests that change it."""
+"""Data that is built once, and copied for tests that change it: a small shop, days to read."""
 
 import shutil
 
 import pytest
 
+from pipeline.partitions import day_folder, read_manifest
+from tests.pipeline.reader_days import DAYS, KINDS, write_days
 from tests.pipeline.small_days import run, shop_days
 
 
@@ -26,3 +28,20 @@ def shop_root(shop, tmp_path):
     """Built already."""
     shutil.copytree(shop[0] / "root", tmp_path / "root")
     return tmp_path / "root"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Three days in row groups of 8, the second without rows; row n of the data set is row n."""
+    folder = tmp_path_factory.mktemp("data")
+    for kind, (make, schema) in KINDS.items():
+        write_days(folder, kind, make, schema)
+    return folder
+
+
+@pytest.fixture
+def own_root(tmp_path):
+    """A data set that a test may break, and its last file."""
+    write_days(tmp_path, "requests", *KINDS["requests"])
+    folder = day_folder(tmp_path, "requests", DAYS[2])
+    return tmp_path, folder / read_manifest(folder).files[0].name

@@ -1,9 +1,6 @@
 """Reading published days: what comes out is what was written, on any world size, from any step."""
 
-import dataclasses
 import itertools
-import subprocess
-import sys
 import threading
 import weakref
 from datetime import date
@@ -18,136 +15,35 @@ import torch
 import pipeline.reader
 import pipeline.row_groups
 import pipeline.storage
-from pipeline.decode import RankingDecoder, SequenceDecoder
+from pipeline.decode import SequenceDecoder
 from pipeline.errors import (
     ConfigError,
     CorruptFileError,
-    DataError,
     DigestError,
-    HalfWrittenDayError,
     MissingDayError,
     SchemaError,
     VocabularyError,
 )
-from pipeline.partitions import Contents, day_folder, days_between, publish, read_manifest
+from pipeline.partitions import Contents, day_folder, publish, read_manifest
 from pipeline.read_ahead import worker_of_lane
-from pipeline.reader import Reader, ReaderSettings, Requests, Sequences
 from pipeline.row_groups import RowGroupFiles, RowGroups
-from pipeline.schema import FeatureSettings, requests_schema, sequences_schema
-from pipeline.storage import S3Path
-
-pytest_plugins = ["tests.s3"]
-
-FEATURES = [
-    FeatureSettings(name="item_id"),
-    FeatureSettings(name="department"),
-    FeatureSettings(name="store_id", role="context"),
-]
-DAYS = days_between(date(2024, 3, 1), date(2024, 3, 3))
-ROWS_OF_DAY = [23, 0, 34]
-NUM_ROWS = sum(ROWS_OF_DAY)
-VOCABULARIES = {"item_id": "aaaa", "department": "bbbb", "store_id": "cccc"}
-# What the vocabularies in use grew from counts too.
-LINEAGES = {name: {digest, f"later-{digest}"} for name, digest in VOCABULARIES.items()}
-
-
-def history(row):
-    return [1000 * row + position for position in range(row % 5)]
-
-
-def candidates(row):
-    return [1000 * row + 500 + position for position in range(1 + row % 3)]
-
-
-def labels(row):
-    return [None if (row + position) % 4 == 0 else row % 2 for position in range(1 + row % 3)]
-
-
-def request(row):
-    return {
-        "request_id": str(row),
-        "user_id": "",
-        "request_time": 0,
-        "history_time": [0] * len(history(row)),
-        "history_item_id": history(row),
-        "history_department": [value % 7 for value in history(row)],
-        "candidate_item_id": candidates(row),
-        "candidate_department": [value % 7 for value in candidates(row)],
-        "label_ctr": labels(row),
-        "store_id": row % 3,
-    }
-
-
-def sequence(row):
-    tokens = candidates(row)
-    none = [None] * len(tokens)
-    return {
-        "user_id": "",
-        "event_time": none,
-        "action": none,
-        "item_id": tokens,
-        "department": [value % 7 for value in tokens],
-    }
-
-
-KINDS = {
-    "requests": (request, requests_schema(FEATURES, ["ctr"])),
-    "sequences": (sequence, sequences_schema(FEATURES)),
-}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Three days in row groups of 8, the second without rows; row n of the data set is row n."""
-    folder = tmp_path_factory.mktemp("data")
-    for kind, (make, schema) in KINDS.items():
-        write_days(folder, kind, make, schema)
-    return folder
-
-
-def write_days(folder, kind, make, schema):
-    row = itertools.count()
-    for day, num_rows in zip(DAYS, ROWS_OF_DAY, strict=True):
-        rows = [make(next(row)) for _ in range(num_rows)]
-        table = pa.Table.from_pylist(rows, schema=schema)
-        contents = Contents(kind=kind, day=day, vocabularies=VOCABULARIES)
-        publish(day_folder(folder, kind, day), contents, schema, table.to_batches(), 8)
-
-
-def folders(root, kind):
-    return [day_folder(root, kind, day) for day in DAYS]
-
-
-def reader(root, kind="requests", *, shuffle=True, rank=0, world_size=1, **settings):
-    of = {
-        "root": root,
-        "days": settings.pop("days", DAYS),
-        "features": settings.pop("features", FEATURES),
-        "vocabularies": settings.pop("vocabularies", LINEAGES),
-    }
-    task = settings.pop("task", "ctr")
-    examples: Any = Requests(task=task, **of) if kind == "requests" else Sequences(**of)
-    options = ReaderSettings(**{"batch_size": 8, "lanes": 4, "prefetch": 0, "seed": 1, **settings})
-    return Reader(examples, options, shuffle=shuffle, rank=rank, world_size=world_size)
-
-
-def counted_rows(batch):
-    """Row ids that are not a filler's: fillers come alone, with no weight at all."""
-    if len(batch.row_ids) == 1 and batch.num_samples == 0 and batch.row_ids[0] == 0:
-        return []
-    return batch.row_ids.tolist()
-
-
-def steps(root, world_size, *, epoch=0, first_step=0, **options):
-    """Sorted rows of each step over all ranks; ranks must agree on the number of steps."""
-    ranks = [
-        reader(root, rank=rank, world_size=world_size, **options).batches(epoch, first_step)
-        for rank in range(world_size)
-    ]
-    return [
-        sorted(itertools.chain.from_iterable(map(counted_rows, batches)))
-        for batches in zip(*ranks, strict=True)
-    ]
+from pipeline.schema import FeatureSettings
+from tests.pipeline.reader_days import (
+    DAYS,
+    FEATURES,
+    KINDS,
+    LINEAGES,
+    NUM_ROWS,
+    ROWS_OF_DAY,
+    VOCABULARIES,
+    candidates,
+    folders,
+    history,
+    labels,
+    reader,
+    same,
+    steps,
+)
 
 
 def lists(values, offsets):
@@ -258,9 +154,9 @@ def test_background_thread_gives_the_same_and_leaves_nothing(root):
     before = threading.active_count()
     expected = list(reader(root).batches(epoch=2))
     batches = reader(root, prefetch=3).batches(epoch=2)
-    for batch, same in zip(batches, expected, strict=True):
-        assert torch.equal(batch.row_ids, same.row_ids)
-        assert torch.equal(batch.labels, same.labels)
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch.row_ids, other.row_ids)
+        assert torch.equal(batch.labels, other.labels)
     stopped = reader(root, prefetch=3).batches(epoch=2)
     next(stopped)
     assert threading.active_count() == before + 1
@@ -334,14 +230,6 @@ def test_another_vocabulary_names_day_feature_and_digests(root):
         reader(root, vocabularies={"brand": {"eeee"}})
 
 
-@pytest.fixture
-def own_root(tmp_path):
-    """A data set that a test may break, and its last file."""
-    write_days(tmp_path, "requests", *KINDS["requests"])
-    folder = day_folder(tmp_path, "requests", DAYS[2])
-    return tmp_path, folder / read_manifest(folder).files[0].name
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -368,18 +256,6 @@ def test_a_file_with_other_row_groups_than_its_manifest_says(own_root):
     pq.write_table(pq.ParquetFile(path).read(), path, row_group_size=16)
     with pytest.raises(DigestError, match=f"{path}: has 34 rows in 3 row groups"):
         list(source.batches(0))
-
-
-def same(batch, other):
-    """Bit-equal in every tensor."""
-    assert type(batch) is type(other)
-    for field in dataclasses.fields(batch):
-        mine, theirs = getattr(batch, field.name), getattr(other, field.name)
-        if isinstance(mine, torch.Tensor):
-            mine, theirs = {"": mine}, {"": theirs}
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    return True
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
@@ -474,159 +350,3 @@ def test_a_rank_of_many_states_less_memory(root):
     alone, one_of_two = (reader(root, world_size=size).shuffle_memory_bytes() for size in (1, 2))
     assert one_of_two < alone
     assert reader(root, days=DAYS[1:2]).shuffle_memory_bytes() == 0
-
-
-@pytest.fixture(scope="module")
-def s3_copy(root, s3_server):
-    """The module's days, in the store."""
-    return s3_server.copy(root, s3_server.folder("reader"))
-
-
-@pytest.fixture
-def s3_root(s3, s3_copy):
-    return s3_copy
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_from_s3_are_those_from_the_disk(root, s3_root, kind, workers, shuffle):
-    options: Any = {"shuffle": shuffle, "world_size": 2, "max_history": 3}
-    for rank in range(2):
-        local = reader(root, kind, rank=rank, **options)
-        remote = reader(s3_root, kind, rank=rank, workers=workers, prefetch=2, **options)
-        assert (remote.num_rows, remote.steps_per_epoch) == (NUM_ROWS, local.steps_per_epoch)
-        assert remote.shuffle_memory_bytes() >= local.shuffle_memory_bytes() > 0
-        for batch, other in zip(remote.batches(0), local.batches(0), strict=True):
-            assert same(batch, other)
-            assert remote.describe(batch) == local.describe(other)
-
-
-@pytest.mark.parametrize("first_step", [0, 3, 8])
-def test_resume_from_s3_on_another_world_size(root, s3_root, first_step):
-    whole = steps(root, 2, epoch=1)
-    resumed = steps(s3_root, 3, epoch=1, first_step=first_step, workers=1)
-    assert resumed == whole[first_step:]
-
-
-def test_a_row_group_costs_one_request(s3, s3_root):
-    source = reader(s3_root, "sequences", shuffle=False, lanes=1, days=DAYS[:1])
-    s3.requests.clear()
-    assert len(list(source.batches(0))) == 3
-    # The file's length and its footer; then both columns of a row group, which lie side by side.
-    assert [request.partition(" ")[0] for request in s3.requests] == ["HEAD", *["GET"] * 4]
-
-
-def test_a_manifest_costs_three_requests(s3, s3_root):
-    s3.requests.clear()
-    RowGroups(folders(s3_root, "sequences"), LINEAGES)
-    assert len(s3.requests) == 3 * len(DAYS)
-
-
-@pytest.fixture
-def own_s3_root(s3, s3_folder, own_root):
-    """A data set in the store that a test may break, and its last file there."""
-    folder, path = own_root
-    s3.copy(folder, s3_folder)
-    return s3_folder, s3_folder.joinpath(*path.relative_to(folder).parts)
-
-
-def test_an_object_missing_or_truncated_before_training(s3, own_s3_root):
-    root, path = own_s3_root
-    content = s3.read(path)
-    s3.write(path, content[:-100])
-    with pytest.raises(HalfWrittenDayError, match=f"{path}: has {len(content) - 100} bytes"):
-        reader(root)
-    s3.remove(path)
-    with pytest.raises(HalfWrittenDayError, match=f"{path}: is missing"):
-        reader(root)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("damage", ["truncated", "scribbled", "removed"])
-def test_an_object_damaged_while_training_is_named(s3, own_s3_root, damage, workers):
-    root, path = own_s3_root
-    source = reader(root, workers=workers)
-    content = s3.read(path)
-    if damage == "removed":
-        s3.remove(path)
-    elif damage == "truncated":
-        s3.write(path, content[:-100])
-    else:
-        s3.write(path, content[:4] + bytes(2000) + content[2004:])
-    with pytest.raises(CorruptFileError, match=f"{path}: cannot be read"):
-        list(source.batches(0))
-
-
-def test_an_object_that_goes_while_it_is_open_is_named(s3, own_s3_root):
-    root, path = own_s3_root
-    row_groups = RowGroups(folders(root, "requests"), LINEAGES)
-    files = RowGroupFiles(row_groups, RankingDecoder(FEATURES, "ctr"))
-    files.read(3)
-    s3.remove(path)
-    with pytest.raises(DataError, match=f"{path}: it is not there any more"):
-        files.read(4)
-    files.close()
-
-
-def test_an_object_with_other_row_groups_than_its_manifest_says(s3, own_s3_root, own_root):
-    root, path = own_s3_root
-    source = reader(root)
-    _, local = own_root
-    pq.write_table(pq.ParquetFile(local).read(), local, row_group_size=16)
-    s3.write(path, local.read_bytes())
-    with pytest.raises(DigestError, match=f"{path}: has 34 rows in 3 row groups"):
-        list(source.batches(0))
-
-
-def test_a_day_half_uploaded_or_missing(s3, own_s3_root):
-    root, _ = own_s3_root
-    with pytest.raises(MissingDayError, match=f"{root}/requests/day=2024-03-04: no such folder"):
-        reader(root, days=[*DAYS, date(2024, 3, 4)])
-    folder = day_folder(root, "requests", DAYS[2])
-    s3.remove(folder / "manifest.json")
-    with pytest.raises(HalfWrittenDayError, match=f"{folder}: no manifest"):
-        reader(root)
-
-
-def test_a_store_that_closes_its_doors_while_training(s3, s3_root, monkeypatch):
-    source = reader(s3_root)
-    batches = source.batches(0)
-    next(batches)
-    s3.deny(monkeypatch)
-    with pytest.raises(DataError, match=r"s3://days/.*\.parquet: access is denied; check the AWS"):
-        list(batches)
-    with pytest.raises(DataError, match=r"s3://days/.*: access is denied; check the AWS"):
-        reader(s3_root)
-
-
-def test_no_such_bucket(s3):
-    root = S3Path("nowhere", "days")
-    with pytest.raises(DataError, match=f"{root}/requests/.*: there is no such bucket; check"):
-        reader(root)
-
-
-PROGRAM = """
-import sys
-from datetime import date
-from pipeline.reader import Reader, ReaderSettings, Sequences
-from pipeline.schema import FeatureSettings
-from pipeline.storage import location_of
-
-features = [FeatureSettings(name="item_id"), FeatureSettings(name="department")]
-days = [date(2024, 3, 1), date(2024, 3, 3)]
-examples = Sequences(root=location_of(sys.argv[1]), days=days, features=features)
-settings = ReaderSettings(batch_size=4, lanes=2, workers=2, prefetch=2)
-batches = Reader(examples, settings, shuffle=True).batches(0)
-print(len(next(batches).row_ids))
-"""
-
-
-@pytest.mark.integration
-def test_a_program_that_ends_while_it_reads_ends_well(s3, s3_root, monkeypatch):
-    """With threads that are still inside Arrow, on their way to the store."""
-    monkeypatch.setattr(s3, "delay_s", 0.05)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(s3_root)], capture_output=True, text=True, check=True
-    )
-    assert (done.stdout, done.stderr) == ("4\n", "")
