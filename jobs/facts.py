@@ -45,7 +45,7 @@ def _events(settings: JobSettings) -> dict[str, str]:
     """How many events there were and what became of them, where events were brought."""
     kept: Counter[str] = Counter()
     aside: Counter[str] = Counter()
-    for day in days_between(settings.days.training[0], settings.days.test[1]):
+    for day in days_between(settings.days.training[0], settings.days.last):
         manifest = find_manifest(day_folder(settings.data.root, "events", day))
         if manifest is not None:
             kept["rows"] += manifest.num_rows

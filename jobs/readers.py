@@ -4,21 +4,28 @@ settings, world -> days, verified -> Reader
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from embeddings.tables import TableSpec
 from jobs.distributed import World
 from jobs.prepare import prepare_all
 from jobs.settings import JobSettings
 from pipeline.batches import RankingBatch, SequenceBatch
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.partitions import day_folder, days_between, read_manifest, verify_files
 from pipeline.reader import Examples, Reader, ReaderSettings, Requests, Sequences
 from pipeline.schema import FeatureSettings
 from pipeline.tasks import time_to_label
 
-__all__ = ["requests_reader", "sequences_reader", "take_in_examples"]
+__all__ = [
+    "AskedRequests",
+    "asked_reader",
+    "requests_reader",
+    "sequences_reader",
+    "take_in_examples",
+]
 
 B = TypeVar("B", SequenceBatch, RankingBatch)
 
@@ -26,20 +33,21 @@ B = TypeVar("B", SequenceBatch, RankingBatch)
 def sequences_reader(
     settings: JobSettings, world: World, specs: Sequence[TableSpec]
 ) -> Reader[SequenceBatch]:
-    """The pretraining days' sequences, shuffled.
+    """The pretraining days' sequences, or what they added to them, shuffled.
 
     Raises:
         DataError: days that are missing, half written, changed since they were published, built
             with another vocabulary, or without any row.
     """
-    training = settings.pretraining.training
-    days = _checked_days(settings, world, "sequences", settings.days.pretraining)
+    training, kind = settings.pretraining.training, settings.pretraining.data
+    days = _checked_days(settings, world, kind, settings.days.pretraining)
     examples = Sequences(
+        kind=kind,
         root=settings.examples_root,
         days=days,
         features=_features_of(settings, specs),
         vocabularies=settings.vocabulary_lineages(specs),
-        with_tails=settings.has_tails,
+        with_tails=settings.has_tails and kind == "sequences",
     )
     return _reader(examples, settings, world, training.batch_size, training.seed)
 
@@ -50,36 +58,68 @@ def requests_reader(
     """The requests of the ranking days, shuffled, or of the validation or test days, as they are.
 
     Raises:
+        ConfigError: there are no such days.
         DataError: as `sequences_reader`.
     """
-    days = _checked_days(settings, world, "requests", getattr(settings.days, split))
+    if split not in settings.days.ranges:
+        raise ConfigError(f"days.{split}: required here; name its first and last day")
+    is_training = split == "ranking"
+    training = settings.ranking.training
+    asked = AskedRequests(
+        where=f"days.{split}",
+        days=settings.days.ranges[split],
+        batch_size=training.batch_size if is_training else settings.evaluation.batch_size,
+        seed=training.seed if is_training else None,
+    )
+    return asked_reader(settings, world, specs, asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedRequests:
+    """Which requests, and in what batches."""
+
+    where: str
+    """what says so, for errors"""
+    days: tuple[date, date]
+    batch_size: int
+    seed: int | None = None
+    """shuffled with it; None: in the order of the files"""
+    kind: Literal["requests", "held_out"] = "requests"
+
+
+def asked_reader(
+    settings: JobSettings, world: World, specs: Sequence[TableSpec], asked: AskedRequests
+) -> Reader[RankingBatch]:
+    """Requests of some days, with the labels of the config's task.
+
+    Raises:
+        DataError: as `sequences_reader`.
+    """
+    every = _checked_days(settings, world, asked.kind, asked.days)
     examples = Requests(
+        kind=asked.kind,
         root=settings.examples_root,
-        days=days,
+        days=every,
         features=_features_of(settings, specs),
         vocabularies=settings.vocabulary_lineages(specs),
         task=settings.task,
     )
-    if split == "ranking":
-        batch_size, seed = settings.ranking.training.batch_size, settings.ranking.training.seed
-    else:
-        batch_size, seed = settings.evaluation.batch_size, None
-    reader = _reader(examples, settings, world, batch_size, seed)
-    _check_final(settings, split, days)
+    reader = _reader(examples, settings, world, asked.batch_size, asked.seed)
+    _check_final(settings, asked, every)
     return reader
 
 
-def _check_final(settings: JobSettings, split: str, days: Sequence[date]) -> None:
+def _check_final(settings: JobSettings, asked: AskedRequests, days: Sequence[date]) -> None:
     """Raise DataError where labels of a day can still change: they are null until then."""
     task = settings.task
-    folders = {day: day_folder(settings.examples_root, "requests", day) for day in days}
+    folders = {day: day_folder(settings.examples_root, asked.kind, day) for day in days}
     open_days = [d for d, path in folders.items() if task not in read_manifest(path).final_tasks]
     if open_days:
         wait = time_to_label(settings.tasks, task)
         raise DataError(
-            f"days.{split}: {open_days[0]} is not final for task {task} (its labels can change "
+            f"{asked.where}: {open_days[0]} is not final for task {task} (its labels can change "
             f"for {wait} after the day); bring the days after it and prepare again, or let "
-            f"days.{split} end earlier"
+            f"{asked.where} end earlier"
         )
 
 

@@ -3,11 +3,13 @@
 Those of the other rooms are declared beside their parts; `jobs.settings` joins them all.
 """
 
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from jobs.schedule import Schedule
 from jobs.strategies import Strategy
 from models.architecture import ArchitectureSetting
 from models.generative import SoftmaxSettings
@@ -62,6 +64,8 @@ class TrainingSettings(Settings):
     # Peak, of the dense parameters; tables have embeddings.learning_rate.
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=500, ge=0)
+    # After warm-up: down to a tenth of the peak, or level, for runs that go on from day to day.
+    schedule: Schedule = "cosine"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(default=0.1, ge=0)
     # Largest global norm of the dense gradient.
@@ -78,6 +82,12 @@ class PretrainingSettings(Settings):
 
     architecture: ArchitectureSetting
     softmax: SoftmaxSettings = SoftmaxSettings()
+    # Whole sequences, or what each day added to them, with their new events alone as targets.
+    data: Literal["sequences", "increments"] = "sequences"
+    # Start from what the finished run up to that day learnt, instead of from random values.
+    continue_from: date | None = None
+    # With its optimizers' moments and sums of squares.
+    carry_optimizer: bool = True
     training: TrainingSettings = TrainingSettings()
 
 
@@ -91,6 +101,11 @@ class RankingSettings(Settings):
     # Tables taken from the export, and frozen where the strategy freezes: all of them, by name.
     transfer_tables: tuple[str, ...] = ()
     bidirectional: bool = False
+    # Start from the ranker of that day, of the same task and strategy, instead of from random
+    # layers; tables that are frozen come from the export all the same.
+    continue_from: date | None = None
+    # With its optimizer's moments.
+    carry_optimizer: bool = True
     # Validations an epoch, the one at its end included.
     evaluations_per_epoch: int = Field(default=4, ge=1)
     training: TrainingSettings = TrainingSettings()

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from embeddings.tables import EmbeddingSettings, TableSpec
+from jobs.monitoring_settings import MonitoringSettings
 from jobs.sections import (
     DataSettings,
     EvaluationSettings,
@@ -21,6 +22,7 @@ from models.architecture import Architecture
 from pipeline.adapters.settings import IngestSettings
 from pipeline.data_checks import DataCheckSettings
 from pipeline.engine import DUCKDB, EngineSettings
+from pipeline.holdout import NO_HOLDOUT, HoldoutSettings
 from pipeline.partitions import day_folder
 from pipeline.preparation import Preparation
 from pipeline.requests import RequestSettings, check_candidates
@@ -51,6 +53,7 @@ class JobSettings(Settings):
     days: DaySettings
     sequences: SequenceSettings = SequenceSettings()
     requests: RequestSettings
+    holdout: HoldoutSettings = NO_HOLDOUT
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     checks: DataCheckSettings = DataCheckSettings()
     engine: EngineSettings = DUCKDB
@@ -59,6 +62,7 @@ class JobSettings(Settings):
     pretraining: PretrainingSettings
     ranking: RankingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobSettings":
@@ -125,6 +129,7 @@ class JobSettings(Settings):
             requests=self.requests,
             tasks=self.tasks,
             checks=self.checks,
+            holdout=self.holdout,
             keep_states=self.data.keep_states,
         )
 
@@ -155,12 +160,12 @@ class JobSettings(Settings):
     def evaluation_folder(self) -> Path:
         """Where the comparison of ranking models is kept."""
         task_root = self.data.root / "evaluation" / self.task
-        return day_folder(task_root.parent, task_root.name, self.days.ranking[1])
+        return day_folder(task_root.parent, task_root.name, self.days.training[1])
 
     def ranking_folder(self, strategy: Strategy) -> Path:
-        """Where ranking up to its last day is kept, a folder a strategy."""
+        """Where ranking is kept, a folder a strategy and last day of training data."""
         task_root = self.data.root / "ranking" / self.task
-        return day_folder(task_root, strategy.folder_name, self.days.ranking[1])
+        return day_folder(task_root, strategy.folder_name, self.days.training[1])
 
     def table_specs(self, names: Sequence[str], architecture: Architecture) -> list[TableSpec]:
         """Tables of `names`, as wide as the model and as long as the vocabularies built so far."""

@@ -1,6 +1,6 @@
 """Generative pretraining: predict each next event's item and categories (paper, section 4.1).
 
-Legend: S sequences, T tokens, M labelled positions (tokens that have a next one), D width.
+Legend: S sequences, T tokens, M labelled positions (tokens whose next one is predicted), D width.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,10 @@ class GenerativeModel(nn.Module):
         }
 
     def forward(self, batch: SequenceBatch, step: int) -> LossSums:
-        """Losses of predicting tokens 2..n of each sequence from those before; `step` seeds."""
+        """Losses of predicting tokens 2..n of each sequence, or its new ones, from those before.
+
+        `step` seeds the negatives.
+        """
         negatives = {name: self._negatives(name, batch, step) for name in self.table_rows}
         asked = {
             name: torch.cat([batch.tokens[name], negatives[name].flatten()])
@@ -120,7 +123,7 @@ class GenerativeModel(nn.Module):
 
 
 class _Labelled:
-    """The positions that have a next event, sequence after sequence."""
+    """The positions whose next event is to be predicted, sequence after sequence."""
 
     def __init__(self, positions: Tensor, weight: Tensor, group_offsets: tuple[int, ...]) -> None:
         self.positions = positions
@@ -133,11 +136,15 @@ class _Labelled:
     @staticmethod
     def of(batch: SequenceBatch) -> "_Labelled":
         lengths = batch.offsets.diff()
-        is_labelled = torch.ones(int(batch.offsets[-1]), dtype=torch.bool, device=lengths.device)
-        is_labelled[batch.offsets[1:][lengths > 0] - 1] = False
         num_labelled = (lengths - 1).clamp(min=0)
+        if batch.num_new is not None:
+            num_labelled = num_labelled.minimum(batch.num_new)
+        # Of each sequence the last positions but one, the target of the last being the last token.
+        first = batch.offsets[1:] - 1 - num_labelled
+        starts = num_labelled.cumsum(0) - num_labelled
+        index = torch.arange(int(num_labelled.sum()), device=lengths.device)
         return _Labelled(
-            is_labelled.nonzero().squeeze(1),
+            index + (first - starts).repeat_interleave(num_labelled),
             batch.weights.repeat_interleave(num_labelled),
             (0, *num_labelled.cumsum(0).tolist()),
         )

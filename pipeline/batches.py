@@ -35,8 +35,8 @@ class _Movable:
         changed: dict[str, Any] = {}
         for field in fields(cast(Any, self)):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changed[field.name] = change(value)
+            if value is None or isinstance(value, Tensor):
+                changed[field.name] = None if value is None else change(value)
             else:
                 changed[field.name] = {name: change(tensor) for name, tensor in value.items()}
         return type(self)(**changed)
@@ -59,6 +59,8 @@ class SequenceBatch(_Movable):
     """(S,) int64: the row's number in the data set, the same on any world size"""
     weights: Tensor
     """(S,) float32: 1 for a row to learn from, 0 for a filler on a rank that ran out of rows"""
+    num_new: Tensor | None = None
+    """(S,) int64: how many of a sequence's last tokens are to be predicted; None: all"""
 
     @property
     def num_samples(self) -> int:

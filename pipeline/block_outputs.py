@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from ibis.expr.types import Table
+
 from pipeline.block_users import Maker
 from pipeline.catalogue import Catalogue, publish_catalogue
 from pipeline.data_report import check_requests
@@ -15,16 +17,24 @@ from pipeline.day_streams import publish_days
 from pipeline.encoding import Known
 from pipeline.engine import Engine
 from pipeline.errors import DataCheckError
+from pipeline.holdout import is_held_out
 from pipeline.partitions import Contents, day_folder, find_manifest, publish
 from pipeline.preparation import Preparation
 from pipeline.progress import ticker
 from pipeline.requests import count_requests, in_file_order
-from pipeline.schema import requests_schema, sequences_schema
+from pipeline.schema import (
+    increments_schema,
+    requests_schema,
+    sequences_schema,
+)
 from pipeline.sequences import (
     closed_sequences,
+    count_increments,
     count_sequences,
     count_tails,
+    increments,
     open_sequences,
+    sequence_columns,
     tails,
 )
 from pipeline.user_states import publish_states
@@ -41,7 +51,10 @@ class BlockOutputs:
 
     sequences: Mapping[date, Contents]
     tails: Mapping[date, Contents]
+    increments: Mapping[date, Contents]
     requests: Mapping[date, Contents]
+    held_out: Mapping[date, Contents]
+    """requests of held-out users; all days of `requests`, or none"""
     state: Mapping[str, Contents]
     """kind (history, and for training days vocabulary, catalogue) -> contents of the last day"""
     final: Mapping[str, Sequence[date]]
@@ -97,7 +110,7 @@ def _publish_sequences(
     outputs: BlockOutputs,
     vocabularies: Mapping[str, GrownVocabulary],
 ) -> None:
-    pieces, schema = engine.table("pieces"), sequences_schema(made.features)
+    pieces, schema = _learned_from(made, engine.table("pieces")), sequences_schema(made.features)
     days = outputs.sequences
     if days:
         counts = count_sequences(engine, pieces, made.sequences)
@@ -119,6 +132,32 @@ def _publish_sequences(
             engine.stream(tails(opened, made.sequences, day)),
             made.row_group_rows,
         )
+    if outputs.increments:
+        _publish_increments(engine, made, outputs.increments, vocabularies, pieces)
+
+
+def _publish_increments(
+    engine: Engine,
+    made: Preparation,
+    days: Mapping[date, Contents],
+    vocabularies: Mapping[str, GrownVocabulary],
+    pieces: Table,
+) -> None:
+    cut = increments(pieces, list(days), sequence_columns(made.features))
+    counts = count_increments(engine, cut)
+    publish_days(
+        made.root,
+        engine.stream(cut),
+        {d: _with_digests(made, c, vocabularies, counts.get(d)) for d, c in days.items()},
+        increments_schema(made.features),
+        made.row_group_rows,
+        ticker(made.progress, "increments", len(days)),
+    )
+
+
+def _learned_from(made: Preparation, rows: Table) -> Table:
+    """Without what held-out users did."""
+    return rows.filter(~is_held_out(rows, made.holdout)) if made.holdout.share else rows
 
 
 def _publish_requests(
@@ -149,17 +188,32 @@ def _publish_requests(
             final_tasks=tuple(task for task in tasks if day in outputs.final[task]),
         )
     good = requests.filter(requests.day.isin(list(contents))) if stopped else requests
-    publish_days(
-        made.root,
-        engine.stream(in_file_order(good)),
-        contents,
-        requests_schema(made.features, tasks),
-        made.row_group_rows,
-        ticker(made.progress, "requests", len(contents)),
-    )
+    # Held-out users first: a day's requests are there when all of it is.
+    if outputs.held_out:
+        held = {day: _as_held_out(outputs.held_out[day], c) for day, c in contents.items()}
+        held_out = good.filter(is_held_out(good, made.holdout))
+        _publish_days(engine, made, held_out, held, "held-out requests")
+    _publish_days(engine, made, _learned_from(made, good), contents, "requests")
     # The days that passed are there; the first that did not says why.
     if stopped:
         raise stopped[0]
+
+
+def _publish_days(
+    engine: Engine, made: Preparation, rows: Table, contents: Mapping[date, Contents], what: str
+) -> None:
+    publish_days(
+        made.root,
+        engine.stream(in_file_order(rows)),
+        contents,
+        requests_schema(made.features, list(made.tasks)),
+        made.row_group_rows,
+        ticker(made.progress, what, len(contents)),
+    )
+
+
+def _as_held_out(plain: Contents, requests: Contents) -> Contents:
+    return _with(plain, vocabularies=requests.vocabularies, final_tasks=requests.final_tasks)
 
 
 def _published(made: Preparation, day: date) -> Contents | None:

@@ -56,11 +56,17 @@ class Decoder(Protocol[B_co]):
 
 
 class SequenceDecoder(Decoder[SequenceBatch]):
-    """Reads sequences: the item features' lists."""
+    """Reads sequences: the item features' lists; of increments also how many events are new."""
 
-    def __init__(self, features: Sequence[FeatureSettings]) -> None:
+    def __init__(
+        self, features: Sequence[FeatureSettings], *, are_increments: bool = False
+    ) -> None:
         self._features = item_features(features)
-        self.columns = dict.fromkeys(self._features, ROWS)
+        self._scalars = ["num_new"] if are_increments else []
+        self.columns = {
+            **dict.fromkeys(self._features, ROWS),
+            **dict.fromkeys(self._scalars, pa.int64()),
+        }
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """All item features must be there."""
@@ -70,7 +76,8 @@ class SequenceDecoder(Decoder[SequenceBatch]):
         """One group of lists: the tokens."""
         self.check(table.schema, where)
         lists = (_jagged(table, self._features, where),)
-        return Rows(lists=lists, scalars={}, first_row=first_row)
+        scalars = {name: _plain(table.column(name), name, where) for name in self._scalars}
+        return Rows(lists=lists, scalars=scalars, first_row=first_row)
 
     def batch(self, picks: Sequence[Pick], *, filler: bool = False) -> SequenceBatch:
         """All tokens of the picked sequences."""
@@ -82,6 +89,7 @@ class SequenceDecoder(Decoder[SequenceBatch]):
             offsets=torch.from_numpy(tokens.offsets),
             row_ids=torch.from_numpy(row_ids),
             weights=torch.from_numpy(weights),
+            **{name: torch.from_numpy(gather_scalars(picks, name)) for name in self._scalars},
         )
 
 

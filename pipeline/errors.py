@@ -13,6 +13,9 @@
     |   `-- VocabularyError      rows were built with another vocabulary
     |-- ExportError              a sparse export does not fit what it is transferred to
     |-- CheckpointError          no usable checkpoint, or one of another run
+    |-- LedgerError              the ledger cannot be used, or refuses a change
+    |   |-- LeaseHeldError       another process is at work on the same
+    |   `-- LeaseLostError       another process has taken over
     |-- ShortageError            the disk is full, or memory ran out
     |-- NonFiniteLossError       training met NaN or infinity
     `-- StageError               a stage submitted to a scheduler did not succeed
@@ -31,6 +34,9 @@ __all__ = [
     "ExportError",
     "FrostrankError",
     "HalfWrittenDayError",
+    "LeaseHeldError",
+    "LeaseLostError",
+    "LedgerError",
     "MissingDayError",
     "NonFiniteLossError",
     "SchemaError",
@@ -91,6 +97,18 @@ class ExportError(FrostrankError):
 
 class CheckpointError(FrostrankError):
     """There is no usable checkpoint, or it belongs to a run with other settings."""
+
+
+class LedgerError(FrostrankError):
+    """The ledger cannot be reached or read, or a change does not follow from what it holds."""
+
+
+class LeaseHeldError(LedgerError):
+    """Another process holds the lease; the message says which, since when and until when."""
+
+
+class LeaseLostError(LedgerError):
+    """Another process took the lease over, so this one must submit and publish nothing more."""
 
 
 class ShortageError(FrostrankError):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -55,13 +55,14 @@ class ReaderSettings(Settings):
 class Examples(ABC, Generic[B]):
     """Which rows to read, and which of their columns."""
 
+    kind: str
+    """which of the kinds that prepare publishes"""
     root: Location
     """a local folder, or one in an S3 store: see `pipeline.storage`"""
     days: Sequence[date]
     features: Sequence[FeatureSettings]
     vocabularies: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
     """feature -> digests of the vocabularies that the rows may have been built with"""
-    kind: ClassVar[str]
 
     @property
     def folders(self) -> list[Location]:
@@ -75,9 +76,9 @@ class Examples(ABC, Generic[B]):
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences(Examples[SequenceBatch]):
-    """Sequences of clicks, whole."""
+    """Sequences of clicks, whole; or the days' increments, of which only new events are targets."""
 
-    kind = "sequences"
+    kind: Literal["sequences", "increments"] = "sequences"
     with_tails: bool = False
     """also those that were still open after the last day"""
 
@@ -89,14 +90,14 @@ class Sequences(Examples[SequenceBatch]):
 
     def decoder(self, settings: ReaderSettings) -> SequenceDecoder:  # noqa: ARG002 (see below)
         """No setting applies: prepare has cut sequences to their length."""
-        return SequenceDecoder(self.features)
+        return SequenceDecoder(self.features, are_increments=self.kind == "increments")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Requests(Examples[RankingBatch]):
-    """Requests with the labels of one task."""
+    """Requests with the labels of one task: of users to learn from, or of held-out ones."""
 
-    kind = "requests"
+    kind: Literal["requests", "held_out"] = "requests"
     task: str
 
     def decoder(self, settings: ReaderSettings) -> RankingDecoder:

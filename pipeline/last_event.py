@@ -62,6 +62,11 @@ def prepare_last_events(engine: Engine, made: Preparation) -> None:
         ConfigError: the days of the groups are days of the log.
         DataError: as when days are built one after the other.
     """
+    if not (made.days.validation and made.days.test):
+        raise ConfigError(
+            "days.validation, days.test: required with requests.candidates = 'last_event', whose "
+            "groups of users they name"
+        )
     if made.days.ranking[0] <= made.days.pretraining[1]:
         raise ConfigError(
             f"days.ranking: {made.days.ranking[0]} is a day of the log (days.pretraining); with "
@@ -94,7 +99,9 @@ def _outputs(made: Preparation, inputs: str, config: str) -> BlockOutputs:
     return BlockOutputs(
         sequences=made.stale_days("sequences", days, config, version),
         tails=made.stale_days("tails", {last: inputs}, config, version),
+        increments={},
         requests=made.stale_days("requests", requests, config, version),
+        held_out={},
         state={
             kind: made.contents(kind, made.last_training_day, inputs, config, version)
             for kind in kinds
@@ -157,9 +164,10 @@ def _in_groups(last: Table, made: Preparation) -> Table:
     else:
         order = ibis.window(order_by=[last.event_time, last.user_key])
         in_test = ibis.row_number().over(order) >= last.count().over() * (1 - settings.test_share)
+    ranges = made.days.ranges
     day = ibis.cases(
-        (in_test, made.days.test[0]),
-        (last.in_validation, made.days.validation[0]),
+        (in_test, ranges["test"][0]),
+        (last.in_validation, ranges["validation"][0]),
         else_=made.days.ranking[0],
     )
     return last.mutate(day=day).drop("user_key", "in_validation")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.data_checks import NO_CHECKS, DataCheckSettings
 from pipeline.digests import texts_digest
+from pipeline.holdout import NO_HOLDOUT, HoldoutSettings
 from pipeline.partitions import (
     Contents,
     Manifest,
@@ -79,14 +80,15 @@ class Preparation:
     report: PrepareReport = field(default_factory=PrepareReport)
     row_group_rows: int = ROW_GROUP_ROWS
     checks: DataCheckSettings = NO_CHECKS
+    holdout: HoldoutSettings = NO_HOLDOUT
     keep_states: int = 7
     """states of this many days stay on disk, so that a change to one of them is built from there"""
 
     @property
     def request_days(self) -> list[date]:
         """Days that get requests: of ranking, validation and test."""
-        ranges = (self.days.ranking, self.days.validation, self.days.test)
-        return sorted({day for days in ranges for day in days_between(*days)})
+        ranges = {name: days for name, days in self.days.ranges.items() if name != "pretraining"}
+        return sorted({day for days in ranges.values() for day in days_between(*days)})
 
     @property
     def last_training_day(self) -> date:

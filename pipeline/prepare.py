@@ -19,7 +19,7 @@ from pipeline.classify import events_schema
 from pipeline.day_chain import Block, blocks_of, chain, days_after
 from pipeline.digests import code_version, texts_digest
 from pipeline.engine import DUCKDB, Engine, EngineSettings, open_engine
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.events import clean_events, event_manifests, read_events
 from pipeline.examples import prepare_examples
 from pipeline.last_event import prepare_last_events
@@ -61,6 +61,7 @@ def prepare(made: Preparation, settings: EngineSettings = DUCKDB) -> PrepareRepo
     check_features(made.features)
     check_source(made.source, made.features)
     check_candidates(made.requests, made.features)
+    _check_holdout(made)
     with open_engine(made.root, settings) as engine:
         if made.source.kind == "examples":
             prepare_examples(engine, made)
@@ -71,6 +72,15 @@ def prepare(made: Preparation, settings: EngineSettings = DUCKDB) -> PrepareRepo
     sizes = table_sizes(made.root, made.features, made.last_training_day)
     made.report.table_rows = {name: num_rows for name, (num_rows, _) in sizes.items()}
     return made.report
+
+
+def _check_holdout(made: Preparation) -> None:
+    by_day = made.source.kind == "events" and made.requests.candidates != "last_event"
+    if made.holdout.share and not by_day:
+        raise ConfigError(
+            "holdout.share: users are held out of days of events; with source.kind = 'examples' or "
+            "requests.candidates = 'last_event' leave it out"
+        )
 
 
 def _prepare_days(engine: Engine, made: Preparation) -> None:
@@ -84,13 +94,17 @@ def _prepare_days(engine: Engine, made: Preparation) -> None:
     plan.remove_old_states()
     made.collect("sequences", days_between(*made.days.pretraining), list(plan.sequences))
     made.collect("tails", [made.days.pretraining[1]], list(plan.tails))
+    if made.sequences.increments:
+        made.collect("increments", days_between(*made.days.pretraining), list(plan.increments))
     made.collect("requests", made.request_days, list(plan.requests))
+    if made.holdout.share:
+        made.collect("held_out", made.request_days, list(plan.held_out))
     made.report.open_days = plan.open_days
 
 
 def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
     """Manifests of all days that are built, and of those after them that their labels need."""
-    first, last = made.days.training[0], made.days.test[1]
+    first, last = made.days.training[0], made.days.last
     wanted = days_between(first, last)
     wanted += days_that_follow(
         made.source.path,
@@ -134,7 +148,9 @@ class _Plan:
         self._chain = chain(self._state_config(), digests, made.last_training_day)
         self.sequences = self._stale_sequences()
         self.tails = self._stale_tails()
+        self.increments = self._stale_increments()
         self.requests = self._stale_requests(digests)
+        self.held_out = self._stale_held_out()
 
     @property
     def open_days(self) -> dict[str, list[date]]:
@@ -148,7 +164,7 @@ class _Plan:
         """What to build; training ends with a state, which consumers read."""
         made = self._made
         last_training_day = made.last_training_day
-        stale = {*self.sequences, *self.tails, *self.requests}
+        stale = {*self.sequences, *self.tails, *self.increments, *self.requests}
         if not self._has_state(last_training_day):
             stale.add(last_training_day)
         return list(
@@ -175,7 +191,9 @@ class _Plan:
         return BlockOutputs(
             sequences={day: c for day, c in self.sequences.items() if day in block.days},
             tails={day: c for day, c in self.tails.items() if day == last},
+            increments={day: c for day, c in self.increments.items() if day in block.days},
             requests=requests,
+            held_out={day: c for day, c in self.held_out.items() if day in block.days},
             state={kind: self._state_contents(kind, last) for kind in kinds},
             final={t: [d for d in requests if t in self._final(d)] for t in made.tasks},
         )
@@ -213,11 +231,26 @@ class _Plan:
     def _stale_sequences(self) -> dict[date, Contents]:
         days = days_between(*self._made.days.pretraining)
         inputs = {day: self._chain[day] for day in days}
-        return self._made.stale_days("sequences", inputs, "", "")
+        return self._made.stale_days("sequences", inputs, self._holdout_config(), "")
+
+    def _stale_increments(self) -> dict[date, Contents]:
+        if not self._made.sequences.increments:
+            return {}
+        inputs = {day: self._chain[day] for day in days_between(*self._made.days.pretraining)}
+        return self._made.stale_days("increments", inputs, self._holdout_config(), "")
+
+    def _stale_held_out(self) -> dict[date, Contents]:
+        """Those of the stale requests: they are published together, held-out users first."""
+        if not self._made.holdout.share:
+            return {}
+        return {day: c.model_copy(update={"kind": "held_out"}) for day, c in self.requests.items()}
+
+    def _holdout_config(self) -> str:
+        return settings_digest(self._made.holdout) if self._made.holdout.share else ""
 
     def _stale_tails(self) -> dict[date, Contents]:
         day = self._made.days.pretraining[1]
-        config = str(self._made.sequences.min_length)
+        config = f"{self._made.sequences.min_length}{self._holdout_config()}"
         return self._made.stale_days("tails", {day: self._chain[day]}, config, "")
 
     def _stale_requests(self, digests: Mapping[date, str]) -> dict[date, Contents]:
@@ -228,7 +261,7 @@ class _Plan:
             texts = [self._chain[day], *(digests[other] for other in later), *self._final(day)]
             inputs[day] = texts_digest(texts)
         tasks = [f"{name} {settings_digest(task)}" for name, task in made.tasks.items()]
-        config = texts_digest([settings_digest(made.requests), *tasks])
+        config = texts_digest([settings_digest(made.requests), *tasks, self._holdout_config()])
         return made.stale_days("requests", inputs, config, code_version(*REQUEST_CODE))
 
     def _final(self, day: date) -> list[str]:

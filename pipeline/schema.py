@@ -95,25 +95,38 @@ class DaySettings(Settings):
 
     pretraining: tuple[date, date]
     ranking: tuple[date, date]
-    validation: tuple[date, date]
-    test: tuple[date, date]
+    # May be left out: training day after day keeps users back instead (`[holdout]`).
+    validation: tuple[date, date] | None = None
+    test: tuple[date, date] | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "DaySettings":
-        for name in ("pretraining", "ranking", "validation", "test"):
-            first, last = getattr(self, name)
+        for name, (first, last) in self.ranges.items():
             if first > last:
                 raise ValueError(f"days.{name}: first day {first} is after last day {last}")
-        if self.training[1] >= self.validation[0]:
+        if self.validation and self.training[1] >= self.validation[0]:
             raise ValueError(
                 f"days.validation starts {self.validation[0]}, but training days run to "
                 f"{self.training[1]}; nothing of validation may reach training"
             )
-        if self.validation[1] >= self.test[0]:
+        if self.test and not self.validation:
+            raise ValueError("days.validation: required, as days.test is there; or leave out both")
+        if self.test and self.validation and self.validation[1] >= self.test[0]:
             raise ValueError(
                 f"days.test starts {self.test[0]}, but validation runs to {self.validation[1]}"
             )
         return self
+
+    @property
+    def ranges(self) -> dict[str, tuple[date, date]]:
+        """Name -> first and last day, of those that there are."""
+        names = ("pretraining", "ranking", "validation", "test")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    @property
+    def last(self) -> date:
+        """The last day of all."""
+        return max(last for _, last in self.ranges.values())
 
     @property
     def training(self) -> tuple[date, date]:
@@ -165,6 +178,14 @@ def sequences_schema(features: Sequence[FeatureSettings]) -> pa.Schema:
             *(pa.field(name, ROWS, nullable=False) for name in item_features(features)),
         ]
     )
+
+
+def increments_schema(features: Sequence[FeatureSettings]) -> pa.Schema:
+    """A sequence as of a day's evening, with `num_new`: how many of its last events are the day's.
+
+    Columns of `sequences_schema` and num_new int64, at least 1.
+    """
+    return sequences_schema(features).append(pa.field("num_new", pa.int64(), nullable=False))
 
 
 def requests_schema(features: Sequence[FeatureSettings], tasks: Sequence[str]) -> pa.Schema:

@@ -6,13 +6,16 @@ A user's events are cut every `max_length` events from the first one on. A subse
 the day on which it became full; it is never changed again. What is still open by the end of a day
 is in the users' state of that day; those open pieces that have `min_length` events are the day's
 tails, written for the last pretraining day, so that training up to it misses nothing long enough.
+
+Who trains on every day does not wait for pieces to become full: a day's increments are the pieces
+that got events on it, as they were in the evening, with the number of events that were new.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, time, timedelta
 
 import ibis
-from ibis.expr.types import Table
+from ibis.expr.types import IntegerValue, Table
 from pydantic import Field, model_validator
 
 from pipeline.engine import Engine
@@ -23,9 +26,11 @@ from pipeline.settings import Settings
 __all__ = [
     "SequenceSettings",
     "closed_sequences",
+    "count_increments",
     "count_sequences",
     "count_tails",
     "cut_sequences",
+    "increments",
     "open_sequences",
     "sequence_columns",
     "tails",
@@ -39,6 +44,8 @@ class SequenceSettings(Settings):
     # Events of a subsequence; shorter last pieces are left out and counted.
     min_length: int = Field(default=50, ge=2)
     max_length: int = Field(default=100, ge=2)
+    # Also publish each day's increments, for pretraining that goes on day after day.
+    increments: bool = False
 
     @model_validator(mode="after")
     def _in_order(self) -> "SequenceSettings":
@@ -106,6 +113,39 @@ def tails(opened: Table, settings: SequenceSettings, day: date) -> Table:
     """Open pieces long enough to learn from, in the order of their files."""
     long_enough = opened.filter(opened.num_events >= settings.min_length)
     return _in_order(long_enough.mutate(day=ibis.literal(day)))
+
+
+def increments(pieces: Table, days: Sequence[date], names: Sequence[str]) -> Table:
+    """Pieces with events on a day, up to its evening: user_id, day, the lists, num_new.
+
+    One event alone says nothing of what comes next, so pieces have two at least.
+    """
+    of_days: list[Table] = []
+    for day in days:
+        until = {d: _events_before(pieces, d) for d in (day, day + timedelta(days=1))}
+        before, now = until.values()
+        cut = pieces.mutate(
+            day=ibis.literal(day),
+            num_new=now - before,
+            **{name: pieces[name][:now] for name in names},
+        )
+        of_days.append(cut.filter(cut.num_new > 0, cut.event_time.length() > 1))
+    return _in_order(ibis.union(*of_days) if len(of_days) > 1 else of_days[0])
+
+
+def _events_before(pieces: Table, day: date) -> IntegerValue:
+    midnight = ibis.literal(datetime.combine(day, time()), type="timestamp(6)")
+    return pieces.event_time.filter(lambda moment: moment < midnight).length()
+
+
+def count_increments(engine: Engine, cut: Table) -> dict[date, dict[str, int]]:
+    """Day -> increments, events in them, and how many of those are new."""
+    counts = cut.group_by("day").agg(
+        increments=cut.count(), events=cut.event_time.length().sum(), new_events=cut.num_new.sum()
+    )
+    return {
+        row.pop("day"): {n: int(v or 0) for n, v in row.items()} for row in engine.rows_of(counts)
+    }
 
 
 def count_tails(engine: Engine, opened: Table, settings: SequenceSettings) -> dict[str, int]:

@@ -52,6 +52,23 @@ def test_full_softmax_is_cross_entropy_of_the_next_event():
         torch.testing.assert_close(losses.sums[number], expected)
 
 
+def test_of_increments_only_new_events_are_predicted():
+    model, batch = make(full_softmax_rows=100), sequence_batch(TABLE_ROWS, LENGTHS)
+    # All of the first; the second's only event has none before it; two; none.
+    num_new = [5, 1, 2, 0]
+    losses = model(dataclasses.replace(batch, num_new=torch.tensor(num_new)), step=0)
+    assert losses.counts.tolist() == [4 + 0 + 2 + 0] * 2
+
+    expected = 0.0
+    for s in (0, 2):
+        alone = part(batch, s, s + 1)
+        table = functional.normalize(model.tables.tables["item_id"].weight, dim=-1)
+        scores = functional.normalize(hidden_states(model, alone), dim=-1) @ table.T / 0.05
+        rows = functional.cross_entropy(scores[:-1], alone.tokens["item_id"][1:], reduction="none")
+        expected += rows[-num_new[s] :].sum()
+    torch.testing.assert_close(losses.sums[0], expected)
+
+
 def hidden_states(model, batch):
     vectors = model.tables.lookup(batch.tokens)
     rows = Rows.build(batch.offsets)

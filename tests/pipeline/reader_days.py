@@ -120,8 +120,8 @@ def same(batch, other):
     assert type(batch) is type(other)
     for field in dataclasses.fields(batch):
         mine, theirs = getattr(batch, field.name), getattr(other, field.name)
-        if isinstance(mine, torch.Tensor):
-            mine, theirs = {"": mine}, {"": theirs}
+        if not isinstance(mine, dict):
+            mine, theirs = ({} if value is None else {"": value} for value in (mine, theirs))
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     return True

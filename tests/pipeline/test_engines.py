@@ -9,11 +9,13 @@ import pytest
 
 from pipeline.engine import EngineSettings, open_engine
 from pipeline.errors import ConfigError
+from pipeline.holdout import HoldoutSettings
 from pipeline.manifests import MANIFEST_NAME
 from pipeline.partitions import read_manifest, verify_files
 from pipeline.prepare import prepare
 from pipeline.requests import RequestSettings
 from pipeline.schema import FeatureSettings
+from pipeline.sequences import SequenceSettings
 from pipeline.tasks import TaskSettings
 from tests.pipeline.dirty_days import DAYS, FIRST, preparation, write_log
 
@@ -86,13 +88,16 @@ def test_shown_requests_are_the_same_on_both_engines(tmp_path):
             "ranking": (date(2024, 1, 2), date(2024, 1, 3)),
         }
     )
-    duckdb, spark = on_both(tmp_path, days=days)
+    sequences = SequenceSettings(min_length=2, max_length=3, increments=True)
+    holdout = HoldoutSettings(share=0.3)
+    duckdb, spark = on_both(tmp_path, days=days, sequences=sequences, holdout=holdout)
     assert different(spark, duckdb) == []
     kinds = {name.partition("/")[0] for name in duckdb}
     assert kinds == {
         *("events", "vocabulary", "pending", "catalogue", "history"),
-        *("sequences", "tails", "requests"),
+        *("sequences", "tails", "increments", "requests", "held_out"),
     }
+    assert sum(m.num_rows for name, m in duckdb.items() if name.startswith("held_out/")) > 0
     days = [manifest for name, manifest in duckdb.items() if name.startswith("requests/")]
     for name in ("with_short_history", "cut_candidates", "corrected_times", "label_cvr_positives"):
         assert sum(manifest.counts.get(name, 0) for manifest in days) > 0, name
