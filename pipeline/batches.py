@@ -4,12 +4,14 @@ Legend: S sequences, R requests, T tokens (history events) in the batch, C candi
 Every id is a row of the embedding table that has the feature's name.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+
+from pipeline.schema import UNKNOWN_ROW
 
 __all__ = ["RankingBatch", "SequenceBatch"]
 
@@ -88,6 +90,22 @@ class RankingBatch(_Movable):
     """(C,) float32: 0 where the task does not apply to the candidate, and for fillers"""
     row_ids: Tensor
     """(R,) int64: the row's number in the data set, the same on any world size"""
+
+    def known_only(self, num_rows: Mapping[str, int]) -> Self:
+        """The same requests to a model that knows a table's first `num_rows` rows only."""
+
+        def known(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: rows.where(rows < num_rows[name], UNKNOWN_ROW)
+                for name, rows in tokens.items()
+            }
+
+        return replace(
+            self,
+            history=known(self.history),
+            candidates=known(self.candidates),
+            context=known(self.context),
+        )
 
     @property
     def num_samples(self) -> int:

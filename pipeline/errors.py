@@ -39,11 +39,14 @@ __all__ = [
     "LedgerError",
     "MissingDayError",
     "NonFiniteLossError",
+    "PublicationError",
+    "RejectedError",
     "SchemaError",
     "SetAsideError",
     "ShortageError",
     "StageError",
     "VocabularyError",
+    "WaitingError",
 ]
 
 
@@ -117,6 +120,18 @@ class ShortageError(FrostrankError):
 
 class NonFiniteLossError(FrostrankError):
     """The loss or the gradient norm became NaN or infinite."""
+
+
+class PublicationError(FrostrankError):
+    """What serves cannot be told or changed."""
+
+
+class RejectedError(FrostrankError):
+    """A gate kept a day's models from being published; those published before go on serving."""
+
+
+class WaitingError(FrostrankError):
+    """A day cannot run yet: its data is not there, or the day before it has not been settled."""
 
 
 class StageError(FrostrankError):

@@ -42,6 +42,7 @@ from pipeline.partitions import (
 from pipeline.progress import Progress, no_progress, ticker
 from pipeline.schema import FeatureSettings
 from pipeline.source import SourceSettings
+from pipeline.source_digests import SourceDigests
 from pipeline.source_files import Footer, SourceDay, check_data, find_day, read_footer
 
 __all__ = ["clean_events", "event_manifests", "read_events"]
@@ -71,7 +72,9 @@ def clean_events(
             feature.
     """
     check_names(checks, features)
-    found = [_find(source, day) for day in days]
+    digests = SourceDigests(Path(root))
+    found = [_find(source, day, digests) for day in days]
+    digests.save()
     gate = EventsGate(Path(root), days, source, checks)
     cleaning = _Cleaning(engine, Path(root), source, features, gate)
     stale = cleaning.stale(found)
@@ -82,12 +85,13 @@ def clean_events(
     return list(stale)
 
 
-def _find(source: SourceSettings, day: date) -> SourceDay:
+def _find(source: SourceSettings, day: date, digests: SourceDigests) -> SourceDay:
     return find_day(
         source.path,
         day,
         success_marker=source.success_marker,
         allow_missing=source.missing_days == "allow",
+        digest=digests.digest,
     )
 
 

@@ -109,7 +109,7 @@ def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
     wanted += days_that_follow(
         made.source.path,
         last,
-        lookahead_days(made.tasks),
+        _days_ahead(made),
         success_marker=made.source.success_marker,
         allow_missing=made.source.missing_days == "allow",
     )
@@ -121,6 +121,12 @@ def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
     if not made.report.num_rows["events"]:
         raise DataError("no events at all on the days asked for; see [days] and source.path")
     return manifests
+
+
+def _days_ahead(made: Preparation) -> int:
+    """How many days after the last one are looked at, for labels."""
+    days = lookahead_days(made.tasks)
+    return days if made.days.until is None else min(days, (made.days.until - made.days.last).days)
 
 
 def _events(engine: Engine, made: Preparation, manifests: Mapping[date, Manifest]) -> Table:

@@ -98,12 +98,16 @@ class DaySettings(Settings):
     # May be left out: training day after day keeps users back instead (`[holdout]`).
     validation: tuple[date, date] | None = None
     test: tuple[date, date] | None = None
+    # What came later is not looked at, not even by labels, as if it had not come yet.
+    until: date | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "DaySettings":
         for name, (first, last) in self.ranges.items():
             if first > last:
                 raise ValueError(f"days.{name}: first day {first} is after last day {last}")
+        if self.until is not None and self.until < self.last:
+            raise ValueError(f"days.until: {self.until} is before {self.last}, the last day used")
         if self.validation and self.training[1] >= self.validation[0]:
             raise ValueError(
                 f"days.validation starts {self.validation[0]}, but training days run to "

@@ -4,6 +4,7 @@ First step of preparing: everything that is wrong with a day's folder or with a 
 found here, before any row is read.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -44,9 +45,14 @@ class Footer:
 
 
 def find_day(
-    source: Path, day: date, *, success_marker: str | None, allow_missing: bool
+    source: Path,
+    day: date,
+    *,
+    success_marker: str | None,
+    allow_missing: bool,
+    digest: Callable[[Path], str] = file_sha256,
 ) -> SourceDay:
-    """The day's files, in name order.
+    """The day's files, in name order; `digest` gives a file's sha256.
 
     Raises:
         MissingDayError: no folder, and `allow_missing` is false.
@@ -61,7 +67,7 @@ def find_day(
             "source.missing_days = 'allow' if nothing happened on it"
         )
     files = _whole_files(folder, success_marker)
-    names = ((path.name, str(path.stat().st_size), file_sha256(path)) for path in files)
+    names = ((path.name, str(path.stat().st_size), digest(path)) for path in files)
     digest = texts_digest(text for name in names for text in name)
     return SourceDay(day=day, files=files, digest=digest)
 

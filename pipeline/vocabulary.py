@@ -43,6 +43,7 @@ __all__ = [
     "first_digest",
     "load_vocabulary",
     "published_vocabulary",
+    "rows_known_by",
     "table_capacity",
     "table_sizes",
     "value_type",
@@ -113,6 +114,24 @@ def table_sizes(
             _, manifest = published_vocabulary(root, feature.name, day)
             sizes[feature.name] = (manifest.num_rows, manifest.vocabularies[feature.name])
     return sizes
+
+
+def rows_known_by(root: Location, feature: FeatureSettings, day: date, known_by: date) -> int:
+    """Rows of the vocabulary of `day` that it had by the end of `known_by` already.
+
+    Raises:
+        VocabularyError: it was not built yet.
+    """
+    if feature.fixed_rows is not None:
+        return feature.fixed_rows
+    folder, manifest = published_vocabulary(root, feature.name, day)
+    number = 0
+    for path in file_paths(folder, manifest):
+        days = read_table([path], columns=["day"])["day"]
+        # Row 0 stands for what is unknown and has no day.
+        known = pc.fill_null(pc.less_equal(days, pa.scalar(known_by)), fill_value=True)
+        number += pc.sum(known).as_py() or 0
+    return number
 
 
 def table_capacity(num_rows: int, headroom: float) -> int:
