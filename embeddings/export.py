@@ -25,6 +25,7 @@ from torch import nn
 from embeddings.digests import rectangle_digest, total_digest
 from embeddings.shards import Shard, local_shards
 from embeddings.tables import EmbeddingSettings, TableSpec, tables_of
+from pipeline.digests import texts_digest
 from pipeline.errors import ExportError
 from pipeline.settings import Settings
 
@@ -71,6 +72,13 @@ class ExportManifest(Settings):
     tables: dict[str, ExportedTable]
     # Free: checkpoint, config digest, code version, day.
     source: dict[str, str]
+
+    @property
+    def content_digest(self) -> str:
+        """Over every table's rows and what digests the source has: not over how files are named."""
+        tables = {name: [table.digest, table.num_rows] for name, table in self.tables.items()}
+        others = {name: text for name, text in self.source.items() if name.endswith("sha256")}
+        return texts_digest([json.dumps([tables, others], sort_keys=True)])
 
 
 def export_tables(model: nn.Module, folder: Path, source: Mapping[str, str]) -> ExportManifest:

@@ -11,7 +11,8 @@ from torch import nn
 from torchrec.optim.fused import FusedOptimizerModule
 
 from embeddings.digests import content_digests
-from embeddings.tables import module_name, table_name, tables_of
+from embeddings.parameters import table_in
+from embeddings.tables import tables_of
 from pipeline.errors import DigestError, ExportError
 
 __all__ = ["check_frozen", "prove_unchanged"]
@@ -32,8 +33,8 @@ def check_frozen(model: nn.Module, names: Sequence[str]) -> None:
             raise ExportError(f"table {name} is frozen, though it is not among those to freeze")
     _check_no_state(model, names)
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and _table_in(name) in names:
-            raise ExportError(f"table {_table_in(name)} is frozen, but has received a gradient")
+        if parameter.grad is not None and table_in(name) in names:
+            raise ExportError(f"table {table_in(name)} is frozen, but has received a gradient")
 
 
 def prove_unchanged(model: nn.Module, digests: Mapping[str, str]) -> dict[str, str]:
@@ -59,13 +60,7 @@ def _check_no_state(model: nn.Module, names: Sequence[str]) -> None:
     if not isinstance(model, FusedOptimizerModule) or optimizer is None:
         return
     for key, state in optimizer.state_dict()["state"].items():
-        if state and _table_in(key) in names:
+        if state and table_in(key) in names:
             raise ExportError(
-                f"table {_table_in(key)} is frozen, but has optimizer state {sorted(state)}"
+                f"table {table_in(key)} is frozen, but has optimizer state {sorted(state)}"
             )
-
-
-def _table_in(parameter_name: str) -> str:
-    """`x.embedding_bags.table_T.weight` or `x.replicated.table_T` -> T; other names unchanged."""
-    parts = [part for part in parameter_name.split(".") if part.startswith(module_name(""))]
-    return table_name(parts[-1]) if parts else parameter_name

@@ -22,7 +22,8 @@ BLOCK_ROWS = 65_536
 def initialize(model: nn.Module, seed: int, names: Sequence[str] | None = None) -> None:
     """Fill the tables `names` (all by default) from N(0, settings.init_std), row 0 included.
 
-    Every rank fills its own memory; nothing is communicated. Equal seeds give equal tables.
+    Every rank fills its own memory; nothing is communicated. Equal seeds give equal tables, and a
+    larger table begins with the rows of a smaller one.
     """
     tables = tables_of(model)
     for name, shards in local_shards(model).items():
@@ -45,8 +46,11 @@ def _fill(spec: TableSpec, shards: Sequence[Shard], seed: int, std: float) -> No
 
 
 def _draw(spec: TableSpec, block: int, num_rows: int, seed: int, std: float) -> Tensor:
-    """(num_rows, dim) float32 on the CPU, the same for the same (seed, table, block)."""
+    """(num_rows, dim) float32 on the CPU; a row depends on (seed, table, block) and place alone."""
     name = f"{seed}/{spec.name}/{block}".encode()
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:7], "little"))
-    return torch.empty(num_rows, spec.dim).normal_(0, std, generator=generator)
+    # Torch draws sixteen at a time and draws an incomplete last group in another way: with whole
+    # groups a row keeps its values when the table grows. Widths are multiples of 4.
+    whole = (num_rows + 3) // 4 * 4
+    return torch.empty(whole, spec.dim).normal_(0, std, generator=generator)[:num_rows]

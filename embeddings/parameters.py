@@ -3,6 +3,7 @@
     dense_parameters    what the dense optimizer steps in any case
     table_parameters    what it steps as well, with `embeddings.optimizer = "adamw"`
     checkpoint_state    what a checkpoint holds of the model: everything that training changes
+    table_in            which table a name in any of these is about
 
 All other parameters of the model are frozen tables, or tables whose optimizer runs inside the
 backward pass; no other optimizer may see them.
@@ -14,9 +15,9 @@ from torch import nn
 from torchrec.distributed.model_parallel import get_unwrapped_module
 from torchrec.optim.fused import FusedOptimizerModule
 
-from embeddings.tables import EmbeddingTables, tables_of
+from embeddings.tables import EmbeddingTables, module_name, table_name, tables_of
 
-__all__ = ["checkpoint_state", "dense_parameters", "table_parameters"]
+__all__ = ["checkpoint_state", "dense_parameters", "table_in", "table_parameters"]
 
 
 def dense_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -52,6 +53,12 @@ def checkpoint_state(model: nn.Module) -> dict[str, dict[str, Any]]:
         name: value for name, value in model.state_dict().items() if not name.startswith(frozen)
     }
     return {"model": weights, "table_optimizer": _optimizer_state(tables_of(model))}
+
+
+def table_in(name: str) -> str:
+    """`x.embedding_bags.table_T.weight` or `x.replicated.table_T` -> T; other names unchanged."""
+    parts = [part for part in name.split(".") if part.startswith(module_name(""))]
+    return table_name(parts[-1]) if parts else name
 
 
 def _optimizer_state(tables: EmbeddingTables) -> dict[str, Any]:

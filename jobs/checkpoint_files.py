@@ -8,7 +8,8 @@ All of it is rank 0's work, for `jobs.checkpoints`.
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from pipeline.digests import file_sha256, texts_digest
 __all__ = [
     "Progress",
     "checkpoints_in",
+    "content_digest",
     "finish",
     "problem_of",
     "read_manifest",
     "remove_unfinished",
     "tidy",
 ]
+
+
+# Torch gives every checkpoint an identifier of its own, and writes it in here.
+_TORCH_METADATA = ".metadata"
 
 
 @dataclass(slots=True)
@@ -35,13 +41,16 @@ class Progress:
     step: int = 0
 
 
-def finish(temporary: Path, path: Path, progress: Progress, world_size: int) -> None:
-    """Add the manifest and give the folder its name; a checkpoint of that name is replaced."""
+def finish(temporary: Path, path: Path, facts: Mapping[str, Any]) -> None:
+    """Add the manifest, of `facts` and the files, and give the folder its name.
+
+    A checkpoint of that name is replaced.
+    """
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in sorted(temporary.iterdir())
     }
-    manifest = {"progress": asdict(progress), "world_size": world_size, "files": files}
+    manifest = {**facts, "files": files}
     write_json(temporary / "manifest.json", {**manifest, "digest": _digest(manifest)})
     if path.exists():
         shutil.rmtree(path)
@@ -91,6 +100,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.pop("digest", None) != _digest(manifest):
         raise ValueError("another digest")
     return manifest
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of what was learnt: the same for two runs that learnt the same."""
+    files = {name: file for name, file in manifest["files"].items() if name != _TORCH_METADATA}
+    return _digest({**manifest, "files": files})
 
 
 def problem_of(path: Path) -> str | None:

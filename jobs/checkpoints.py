@@ -10,8 +10,8 @@ files, and its own) and renames the folder once all have written.
 """
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from embeddings.growth import Growth, load_grown
 from embeddings.parameters import checkpoint_state
+from embeddings.tables import tables_of
 from jobs.checkpoint_files import (
     Progress,
     checkpoints_in,
@@ -85,12 +87,34 @@ class CheckpointStore:
         self._on_first(lambda: tidy(self.folder, progress.step, self.keep))
         return progress
 
+    def take_over(self, path: Path, growths: Mapping[str, Growth], *, with_optimizer: bool) -> None:
+        """Read what an earlier run learnt, but not how far it was; any world size.
+
+        Args:
+            path: the earlier run's checkpoint.
+            growths: of the trained tables, by name.
+            with_optimizer: also read the state of both optimizers, which else stays zero.
+
+        Raises:
+            CheckpointError: it does not fit.
+        """
+        state = self._state()
+        parts = ("model", "table_optimizer", "dense_optimizer") if with_optimizer else ("model",)
+        try:
+            load_grown({name: state[name] for name in parts if name in state}, path, growths)
+        except (OSError, CheckpointException) as error:
+            raise CheckpointError(
+                f"{path}: cannot be taken over by this model ({_first_line(error)}); go on with "
+                "the settings and the sharding it was written with, or start cold (no "
+                "continue_from)"
+            ) from error
+
     def _write(self, name: str, progress: Progress) -> Path:
         path, temporary = self.folder / name, self.folder / f".{name}.tmp"
         try:
             self._on_first(lambda: remove_unfinished(self.folder))
             dcp.save(self._state(), checkpoint_id=str(temporary))
-            self._on_first(lambda: finish(temporary, path, progress, self.world.size))
+            self._on_first(lambda: finish(temporary, path, self._facts(progress)))
             self._on_first(lambda: tidy(self.folder, progress.step, self.keep))
         except (OSError, CheckpointException) as error:
             # Both are raised on all ranks alike.
@@ -100,6 +124,11 @@ class CheckpointStore:
             assert isinstance(reason, FrostrankError)
             raise reason from error
         return path
+
+    def _facts(self, progress: Progress) -> dict[str, Any]:
+        """What the manifest says of the checkpoint besides its files."""
+        tables = {name: asdict(spec) for name, spec in tables_of(self.model).specs.items()}
+        return {"progress": asdict(progress), "world_size": self.world.size, "tables": tables}
 
     def _on_first(self, action: Callable[[], None]) -> None:
         """Let rank 0 do something to files while all wait; what fails there is raised on all."""

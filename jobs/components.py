@@ -13,7 +13,7 @@ from pathlib import Path
 from torchx import specs
 from torchx.components import dist
 
-__all__ = ["evaluate", "export", "prepare", "pretrain", "rank"]
+__all__ = ["evaluate", "export", "judge", "prepare", "pretrain", "rank"]
 
 # torchrun's store is shared with the ranks' own by default; with gloo that makes restarts of a
 # failed rank time out in more than half of the cases.
@@ -85,6 +85,18 @@ def evaluate(
         image: container image, where the scheduler runs containers.
     """
     return _app("evaluate", config, overrides, j=j, image=image)
+
+
+def judge(config: str, *overrides: str, j: str = "1x2", image: str = "frostrank") -> specs.AppDef:
+    """Finished rankers of some days side by side, on the same requests.
+
+    Args:
+        config: TOML file.
+        overrides: settings to replace, a.b=value.
+        j: nodes x processes a node.
+        image: container image, where the scheduler runs containers.
+    """
+    return _app("judge", config, overrides, j=j, image=image)
 
 
 def _app(

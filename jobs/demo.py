@@ -16,7 +16,7 @@ from torchx.runner import Runner, get_runner
 from torchx.schedulers.local_scheduler import SignalException
 from tqdm import tqdm
 
-from jobs.launch import run_stage
+from jobs.launch import Submission, run_stage
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from pipeline.adapters.ingest import ingest
@@ -97,16 +97,17 @@ class _Chain:
 
     def stage(self, verb: str, title: str, *overrides: str, progress: Path | None = None) -> None:
         print(f"{title} ...", flush=True)
-        arguments = ["--config", str(self._arguments.config)]
-        if verb != "prepare":
-            arguments += ["-j", f"1x{self._arguments.processes}"]
         seconds = run_stage(
             self._runner,
-            verb,
-            [*arguments, *self._arguments.overrides, *overrides],
-            title=title,
-            log_folder=self._settings.data.root / "logs" / verb,
-            progress=progress / "progress.json" if progress else None,
+            Submission(
+                verb=verb,
+                config=self._arguments.config,
+                overrides=[*self._arguments.overrides, *overrides],
+                processes=self._arguments.processes,
+                title=title,
+                log_folder=self._settings.data.root / "logs" / verb,
+                progress=progress / "progress.json" if progress else None,
+            ),
         )
         print(f"{title}: done in {seconds:.0f} s", flush=True)
 

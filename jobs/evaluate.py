@@ -36,6 +36,7 @@ __all__ = ["evaluate", "main"]
 _MAY_DIFFER = (
     *("days", "content", "requests", "reader", "embeddings", "ranking.strategy"),
     *("ranking.training.*", "ranking.evaluations_per_epoch"),
+    *("ranking.continue_from", "ranking.carry_optimizer", "continued*"),
 )
 
 
@@ -76,7 +77,7 @@ def _evaluate(
     run = RunFolder(settings.ranking_folder(strategy))
     record = load_run(run.path)
     run.check(
-        ranking_identity(settings, specs, record.result["transferred"]),
+        ranking_identity(settings, specs, record.result["transferred"], {}),
         "evaluate with that setting, or train this strategy again",
         but_for=_MAY_DIFFER,
     )

@@ -37,7 +37,8 @@ def export(arguments: Arguments) -> None:
             )
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
         # Tables must not be stamped with a vocabulary that they were not trained on.
-        run.check(pretraining_identity(settings, specs), "set it back, or pretrain again")
+        identity = pretraining_identity(settings, specs, run.identity.get("continued", {}))
+        run.check(identity, "set it back, or pretrain again")
         model = build_generative_model(settings, specs, world)
         checkpoint = newest_checkpoint(run.checkpoints, world)
         if checkpoint is None:

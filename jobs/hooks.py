@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ class MetricsHook:
 
     def __init__(self, run: RunFolder, every_steps: int, *, with_auc: bool) -> None:
         self._run, self._every_steps, self._with_auc = run, every_steps, with_auc
+        self.figures: dict[str, float] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -99,7 +101,7 @@ class MetricsHook:
         samples = torch.tensor(float(self._num_samples), device=loop.world.device)
         loop.world.sum_over_ranks(samples)
         losses = {name: total / self._num_steps for name, total in self._losses.items()}
-        line = {
+        line: dict[str, Any] = {
             "kind": "train",
             "step": loop.progress.step,
             "epoch": loop.epoch_fraction,
@@ -116,6 +118,8 @@ class MetricsHook:
             line["auc"] = self._auc.result().auc
         if loop.world.is_first:
             self._run.log(line)
+        names = ("loss", "auc", "learning_rate", "gradient_norm")
+        self.figures = {name: line[name] for name in names if name in line}
         self._clear()
 
 
@@ -134,6 +138,7 @@ class ValidationHook:
         self._run, self._evaluate, self._checkpoints = run, evaluate, checkpoints
         self._per_epoch = per_epoch
         self._best_auc = best_auc
+        self.figures: dict[str, float] = {}
 
     def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
         """Evaluate at equal distances within the epoch, and at its end."""
@@ -151,6 +156,11 @@ class ValidationHook:
                 f"validation: {result.num_positives} positives among {result.num_samples} "
                 "candidates, so no AUC to choose a model by; choose other days.validation"
             )
+        self.figures = {
+            "validation_auc": result.auc,
+            "validation_log_loss": result.log_loss,
+            "validation_calibration_ratio": result.calibration,
+        }
         if loop.world.is_first:
             line = {"kind": "evaluation", "split": "validation", "step": loop.progress.step}
             self._run.log({**line, "epoch": loop.epoch_fraction, **asdict(result)})
@@ -169,9 +179,21 @@ class CheckpointHook:
 
     def __init__(self, checkpoints: CheckpointStore, every_steps: int) -> None:
         self._checkpoints, self._every_steps = checkpoints, every_steps
+        self.figures: dict[str, float] = {}
 
     def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
         """Save when the step number says so."""
         del report
         if loop.progress.step % self._every_steps == 0 or loop.progress.step == loop.total_steps:
-            self._checkpoints.save(loop.progress)
+            started_s = time.monotonic()
+            path = self._checkpoints.save(loop.progress)
+            if loop.world.is_first:
+                self._measure(path, time.monotonic() - started_s)
+
+    def _measure(self, path: Path, seconds: float) -> None:
+        before = self.figures
+        self.figures = {
+            "checkpoints_total": before.get("checkpoints_total", 0) + 1,
+            "checkpoint_seconds_total": before.get("checkpoint_seconds_total", 0) + seconds,
+            "checkpoint_bytes": sum(file.stat().st_size for file in path.glob("*")),
+        }

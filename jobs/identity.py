@@ -1,4 +1,4 @@
-"""What makes two runs the same: settings, the data's bytes, the vocabularies.
+"""What makes two runs the same: settings, the data's bytes, the vocabularies, where they started.
 
 Kept in a run's identity.json; `--resume`, export and evaluate compare before they go on.
 """
@@ -14,19 +14,33 @@ from pipeline.partitions import day_folder, days_between, read_manifest
 __all__ = ["pretraining_identity", "ranking_identity"]
 
 
-def pretraining_identity(settings: JobSettings, specs: Sequence[TableSpec]) -> dict[str, Any]:
-    """Of a pretraining run."""
+def pretraining_identity(
+    settings: JobSettings, specs: Sequence[TableSpec], continued: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of a pretraining run; `continued` is the day and checkpoint it goes on from, if it does."""
     sections = ("features", "sequences", "reader", "embeddings", "pretraining")
-    return _identity(settings, sections, {"pretraining": "sequences"}, specs)
+    data = {"pretraining": settings.pretraining.data}
+    return {**_identity(settings, sections, data, specs), "continued": dict(continued)}
 
 
 def ranking_identity(
-    settings: JobSettings, specs: Sequence[TableSpec], transferred: Mapping[str, Any]
+    settings: JobSettings,
+    specs: Sequence[TableSpec],
+    transferred: Mapping[str, Any],
+    continued: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Of a ranking run; `transferred` is what came from the export, with its digests."""
+    """Of a ranking run.
+
+    Args:
+        settings: all of them; those that ranking goes by are taken.
+        specs: the model's tables.
+        transferred: what came from the export, with its digests.
+        continued: the day and checkpoint it goes on from, if it does.
+    """
     sections = ("features", "requests", "tasks", "reader", "embeddings", "ranking")
-    data = {"ranking": "requests", "validation": "requests"}
-    return {**_identity(settings, sections, data, specs), "transferred": dict(transferred)}
+    splits = [split for split in ("ranking", "validation") if split in settings.days.ranges]
+    identity = _identity(settings, sections, dict.fromkeys(splits, "requests"), specs)
+    return {**identity, "transferred": dict(transferred), "continued": dict(continued)}
 
 
 def _identity(

@@ -1,14 +1,15 @@
-"""Submits one stage through the torchx Runner and watches it to its end.
+"""Submits stages through the torchx Runner, on any scheduler, and watches them to their end.
 
 Progress comes from the stage's progress.json, so that any scheduler with a shared file system can
-be watched; the stage's own output stays in the scheduler's logs and is shown when it fails.
+be watched; the stage's own output stays in the scheduler's logs, and what it failed with is told.
 """
 
 import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +18,123 @@ from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
 from tqdm import tqdm
 
+from jobs import components
 from pipeline import errors
 from pipeline.errors import StageError
 
-__all__ = ["run_stage"]
+__all__ = ["Submission", "reason_of", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
-_COMPONENTS = Path(__file__).with_name("components.py")
 _LAST_LINES = 40
 
 
-def run_stage(
-    runner: Runner,
-    verb: str,
-    arguments: Sequence[str],
-    *,
-    title: str,
-    log_folder: Path,
-    progress: Path | None = None,
-) -> float:
-    """Run `jobs.<verb>` on local_cwd to its end; returns its seconds.
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One stage for a scheduler."""
 
-    Args:
-        runner: the torchx Runner.
-        verb: a component of jobs/components.py.
-        title: what the stage is called on the screen.
-        arguments: of the component: --config FILE, -j NxM, then overrides a.b=value.
-        log_folder: where the scheduler keeps the stage's output.
-        progress: the stage's progress.json, if it writes one.
+    verb: str
+    """a component of jobs/components.py"""
+    config: Path
+    overrides: Sequence[str] = ()
+    title: str
+    """what the stage is called on the screen"""
+    log_folder: Path
+    """where the scheduler keeps the stage's output, if it is on this machine"""
+    progress: Path | None = None
+    """the stage's progress.json, if it writes one"""
+    nodes: int = 1
+    processes: int = 1
+    resume: bool = False
+    image: str = "frostrank"
+    scheduler: str = "local_cwd"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """of the scheduler"""
+    cpus: int = 2
+    gpus: int = 0
+    memory_mb: int = 4096
+    scheduler_retries: int = 0
+
+
+def submit(runner: Runner, asked: Submission) -> str:
+    """Hand a stage to its scheduler; returns the handle."""
+    arguments: dict[str, Any] = {"image": asked.image}
+    if asked.verb != "prepare":
+        arguments["j"] = f"{asked.nodes}x{asked.processes}"
+    if asked.resume:
+        arguments["resume"] = True
+    app = getattr(components, asked.verb)(str(asked.config), *asked.overrides, **arguments)
+    for role in app.roles:
+        role.max_retries = asked.scheduler_retries
+        role.resource.cpu = asked.cpus
+        role.resource.gpu = asked.gpus
+        role.resource.memMB = asked.memory_mb
+    options = dict(asked.options)
+    if asked.scheduler == "local_cwd":
+        options["log_dir"] = str(asked.log_folder)
+    return runner.run(app, asked.scheduler, options)
+
+
+def watch(
+    runner: Runner,
+    handle: str,
+    asked: Submission,
+    *,
+    timeout_s: float | None = None,
+) -> AppState:
+    """Wait for a stage's end and show how it gets on; UNKNOWN if the scheduler does not know it.
+
+    Raises:
+        StageError: it took longer than `timeout_s`, and was cancelled.
+    """
+    show = _Bar(asked.title) if sys.stderr.isatty() else _Lines(asked.title)
+    last, started_s = _read(asked.progress), time.monotonic()
+    while True:
+        status = runner.status(handle)
+        now = _read(asked.progress)
+        if now is not None and now != last:
+            show(now["step"], now["total_steps"], now["note"])
+            last = now
+        if status is None or status.is_terminal():
+            show.close()
+            return status.state if status else AppState.UNKNOWN
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            runner.cancel(handle)
+            raise StageError(f"{asked.title} was cancelled: it took more than {timeout_s:.0f} s")
+        time.sleep(_POLL_S)
+
+
+def run_stage(runner: Runner, asked: Submission) -> float:
+    """Run a stage to its end; returns its seconds.
 
     Raises:
         StageError: the stage failed; with the error it ended with.
     """
     started_s = time.monotonic()
-    app = runner.run_component(
-        f"{_COMPONENTS}:{verb}",
-        list(arguments),
-        scheduler="local_cwd",
-        cfg={"log_dir": str(log_folder)},
-    )
+    handle = submit(runner, asked)
     try:
-        state = _watch(runner, app, title, progress)
+        state = watch(runner, handle, asked)
     except (KeyboardInterrupt, SignalException):
-        runner.cancel(app)
+        runner.cancel(handle)
         raise
     if state != AppState.SUCCEEDED:
-        raise StageError(f"{title} ended {state.name}: {_reason(log_folder)}")
+        raise StageError(f"{asked.title} ended {state.name}: {reason_of(asked.log_folder)}")
     return time.monotonic() - started_s
 
 
-def _watch(runner: Runner, app: str, title: str, progress: Path | None) -> AppState:
-    show = _Bar(title) if sys.stderr.isatty() else _Lines(title)
-    last = _read(progress)
-    while True:
-        status = runner.status(app)
-        now = _read(progress)
-        if now is not None and now != last:
-            show(now["step"], now["total_steps"], now["note"])
-            last = now
-        if status is not None and status.is_terminal():
-            show.close()
-            return status.state
-        time.sleep(_POLL_S)
+def reason_of(log_folder: Path) -> str:
+    """The error that a rank ended with, or, where there is none, the end of the output."""
+    logs = sorted(log_folder.rglob("stderr.log"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return f"it wrote nothing under {log_folder}; look at the scheduler's logs"
+    lines = logs[-1].read_text(errors="replace").splitlines()
+    named = "|".join(errors.__all__)
+    # One of ours, or where there is none the last line of a traceback.
+    ours = (re.search(rf"(?:^|[:\s])((?:{named}): .*)", line) for line in lines)
+    others = (re.match(r"\s*([\w.]+(?:Error|Exception)\b.*)", line) for line in reversed(lines))
+    found = next(filter(None, ours), None) or next(filter(None, others), None)
+    if found:
+        return f"{found.group(1)}\nIts output is in {logs[-1]}"
+    return "\n".join([f"the end of {logs[-1]}:", *lines[-_LAST_LINES:]])
 
 
 def _read(progress: Path | None) -> dict[str, Any] | None:
@@ -113,17 +169,3 @@ class _Lines:
             print(f"  {self._title}: {step} of {total}, {note}", flush=True)
 
     def close(self) -> None: ...
-
-
-def _reason(log_folder: Path) -> str:
-    """The error that a rank ended with, or, where there is none, the end of the output."""
-    logs = sorted(log_folder.rglob("stderr.log"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return f"it wrote nothing under {log_folder}"
-    lines = logs[-1].read_text(errors="replace").splitlines()
-    named = "|".join(errors.__all__)
-    for line in lines:
-        found = re.search(rf"(?:^|[:\s])((?:{named}): .*)", line)
-        if found:
-            return f"{found.group(1)}\nIts output is in {logs[-1]}"
-    return "\n".join([f"the end of {logs[-1]}:", *lines[-_LAST_LINES:]])

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from models.losses import LossSums
 from pipeline.errors import ConfigError, NonFiniteLossError
 from pipeline.reader import Reader
 
-__all__ = ["Hook", "StepReport", "TrainingLoop", "check_warmup"]
+__all__ = ["Hook", "Measuring", "StepReport", "TrainingLoop", "check_warmup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class StepReport:
     sums: LossSums
     seconds: float
     """from asking for the batch to the end of its step"""
+    waited_seconds: float
+    """the part of it until the batch was there"""
 
     @property
     def loss(self) -> float:
@@ -50,6 +52,14 @@ class Hook(Protocol):
     def after_step(self, loop: "TrainingLoop", report: StepReport) -> None:
         """Called on every rank, after `loop.progress` has moved past the step."""
         ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A hook that measures something on the way; `jobs.monitoring_hook` shows it."""
+
+    figures: dict[str, float]
+    """what it last measured, by the names of `jobs.monitoring` without `training_`"""
 
 
 def check_warmup(section: str, settings: TrainingSettings, reader: Reader[Any]) -> None:
@@ -69,6 +79,7 @@ class TrainingLoop:
     Args:
         forward: (batch, step) -> losses; the model's call, with what it needs of the two.
         optimizer: AdamW with a "peak" learning rate in each group.
+        hooks: called in this order after each step.
     """
 
     def __init__(
@@ -89,7 +100,7 @@ class TrainingLoop:
         self.progress = Progress()
         self._forward = forward
         self._optimizer = optimizer
-        self._hooks = tuple(hooks)
+        self.hooks = tuple(hooks)
         self._dense = [p for group in optimizer.param_groups for p in group["params"]]
 
     @property
@@ -112,20 +123,23 @@ class TrainingLoop:
         for epoch in range(self.progress.epoch, self.settings.epochs):
             asked_s = time.monotonic()
             for batch in self.reader.batches(epoch, self.progress.step_in_epoch):
-                report = self._step(batch.to(self.world.device, non_blocking=True), asked_s)
+                report = self._step(batch, asked_s)
                 self.progress.step += 1
                 self.progress.step_in_epoch += 1
                 if self.progress.step_in_epoch == self.reader.steps_per_epoch:
                     self.progress.epoch, self.progress.step_in_epoch = epoch + 1, 0
-                for hook in self._hooks:
+                for hook in self.hooks:
                     hook.after_step(self, report)
                 asked_s = time.monotonic()
 
     def _step(self, batch: Any, asked_s: float) -> StepReport:
+        waited_s = time.monotonic() - asked_s
+        batch = batch.to(self.world.device, non_blocking=True)
         factor = learning_rate_factor(
             self.progress.step,
             warmup_steps=self.settings.warmup_steps,
             total_steps=self.total_steps,
+            schedule=self.settings.schedule,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -149,6 +163,7 @@ class TrainingLoop:
             batch=batch,
             sums=sums,
             seconds=time.monotonic() - asked_s,
+            waited_seconds=waited_s,
         )
 
     def _over_ranks(self, sums: LossSums) -> tuple[list[float], torch.Tensor]:

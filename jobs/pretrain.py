@@ -3,7 +3,9 @@
     python -m jobs.pretrain --config FILE [--set a.b=value ...] [--resume]
     torchrun --nproc-per-node 2 -m jobs.pretrain --config FILE
 
-Reads ROOT/sequences, writes ROOT/pretraining/day=<last day>: checkpoints, metrics, result.
+Reads ROOT/sequences, or ROOT/increments with pretraining.data = "increments", and with
+pretraining.continue_from the last checkpoint of that day's run. Writes ROOT/pretraining/day=<last
+day>: checkpoints, metrics, result.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from embeddings.initialization import initialize
 from embeddings.sharding import shard
 from embeddings.tables import EmbeddingTables, TableSpec
 from jobs.command import Arguments, run_verb
+from jobs.continuation import pretraining_start
 from jobs.distributed import World, join_world
 from jobs.identity import pretraining_identity
 from jobs.loop import check_warmup
@@ -23,6 +26,7 @@ from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
 from jobs.training import TrainingRun, build_seeded
 from models.generative import GenerativeModel
+from pipeline.digests import texts_digest
 
 __all__ = ["build_generative_model", "main", "pretrain"]
 
@@ -40,12 +44,15 @@ def pretrain(arguments: Arguments) -> None:
         specs = settings.table_specs(settings.item_features, settings.pretraining.architecture)
         reader = sequences_reader(settings, world, specs)
         folder = RunFolder(settings.pretraining_folder)
-        identity = pretraining_identity(settings, specs)
         if arguments.resume and folder.is_finished:
+            continued = folder.identity.get("continued", {})
+            identity = pretraining_identity(settings, specs, continued)
             folder.check(identity, "set it back, or start over without --resume")
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
         check_warmup("pretraining", training, reader)
+        start = pretraining_start(settings, specs, world)
+        identity = pretraining_identity(settings, specs, start.identity if start else {})
         model = build_generative_model(settings, specs, world)
         initialize(model, training.seed)
         if world.is_first:
@@ -61,6 +68,7 @@ def pretrain(arguments: Arguments) -> None:
             forward=model,
             specs=specs,
             reader=reader,
+            start=start,
         ).run(resume=arguments.resume)
         if world.is_first:
             architecture = str(settings.pretraining.architecture)
@@ -82,12 +90,24 @@ def build_generative_model(
             {spec.name: spec.num_used_rows for spec in specs},
             pretraining.architecture,
             pretraining.softmax,
-            pretraining.training.seed,
+            _seed_of_negatives(settings),
         ),
         pretraining.training.seed,
         world.device,
     )
     return shard(model, world.device, local_world_size=world.local_size)
+
+
+def _seed_of_negatives(settings: JobSettings) -> int:
+    """Runs that go on from each other all count their steps from 0: each draws others by its day.
+
+    Else a few thousand rows would be everyone's negatives, day after day.
+    """
+    seed = settings.pretraining.training.seed
+    if settings.pretraining.continue_from is None:
+        return seed
+    digest = texts_digest([str(seed), settings.days.pretraining[1].isoformat()])
+    return int(digest[:15], 16)
 
 
 if __name__ == "__main__":

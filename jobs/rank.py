@@ -3,21 +3,23 @@
     python -m jobs.rank --config FILE [--set ranking.strategy=NT] [--resume]
     torchrun --nproc-per-node 2 -m jobs.rank --config FILE
 
-Reads ROOT/requests and, unless the strategy is NT, the export in ROOT/tables. Writes
-ROOT/ranking/<task>/<strategy>/day=<last day>: checkpoints (the last ones and the best by
-validation AUC), metrics, result.
+Reads ROOT/requests and, unless the strategy is NT, the export in ROOT/tables; with
+ranking.continue_from also the last checkpoint of that day's ranker. Writes
+ROOT/ranking/<task>/<strategy>/day=<last day>: checkpoints (the last ones and, where there are
+validation days, the best by validation AUC), metrics, result.
 """
 
 import torch
 
 from jobs.checkpoints import CheckpointStore
 from jobs.command import Arguments, run_verb
+from jobs.continuation import ranking_start
 from jobs.distributed import World, join_world
 from jobs.evaluation import evaluate_model
 from jobs.hooks import ValidationHook
 from jobs.identity import ranking_identity
 from jobs.loop import check_warmup
-from jobs.ranker import build_ranking_model, fill_from_export, prove_frozen_unchanged
+from jobs.ranker import build_ranking_model, fill_from_export, frozen_tables, prove_frozen_unchanged
 from jobs.readers import requests_reader, take_in_examples
 from jobs.runs import RunFolder, write_json
 from jobs.training import TrainingRun
@@ -41,18 +43,28 @@ def rank(arguments: Arguments) -> None:
         specs = settings.table_specs(names, ranking.architecture)
         training = ranking.training
         reader = requests_reader(settings, world, specs, "ranking")
-        validation = requests_reader(settings, world, specs, "validation")
+        validation = (
+            requests_reader(settings, world, specs, "validation")
+            if settings.days.validation is not None
+            else None
+        )
         folder = RunFolder(settings.ranking_folder(ranking.strategy))
         if arguments.resume and folder.is_finished:
-            identity = ranking_identity(settings, specs, folder.identity["transferred"])
+            before = folder.identity
+            continued = before.get("continued", {})
+            identity = ranking_identity(settings, specs, before["transferred"], continued)
             folder.check(identity, "set it back, or start over without --resume")
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
         check_warmup("ranking", training, reader)
+        frozen = frozen_tables(settings, ranking.strategy)
+        trained = [spec for spec in specs if spec.name not in frozen]
+        start = ranking_start(settings, trained, world)
         model = build_ranking_model(settings, specs, ranking.strategy, world)
         transferred = fill_from_export(model, settings, ranking.strategy)
         if world.is_first:
-            identity = ranking_identity(settings, specs, transferred)
+            continued = start.identity if start else {}
+            identity = ranking_identity(settings, specs, transferred, continued)
             world.say(folder.start(settings, identity, resume=arguments.resume))
         world.wait_for_all()
 
@@ -61,9 +73,11 @@ def rank(arguments: Arguments) -> None:
             return model(batch)
 
         def validate(checkpoints: CheckpointStore) -> list[ValidationHook]:
+            if (unseen := validation) is None:
+                return []
             hook = ValidationHook(
                 folder,
-                lambda: evaluate_model(model, validation, world, training.precision),
+                lambda: evaluate_model(model, unseen, world, training.precision),
                 checkpoints,
                 ranking.evaluations_per_epoch,
                 _best_auc_so_far(folder, world, resume=arguments.resume),
@@ -80,6 +94,7 @@ def rank(arguments: Arguments) -> None:
             forward=forward,
             specs=specs,
             reader=reader,
+            start=start,
         ).run(resume=arguments.resume, more_hooks=validate)
         proof = prove_frozen_unchanged(model, settings, ranking.strategy, transferred)
         if world.is_first:

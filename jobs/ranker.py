@@ -65,6 +65,10 @@ def build_ranking_model(
 def fill_from_export(model: nn.Module, settings: JobSettings, strategy: Strategy) -> dict[str, Any]:
     """Transfer what the strategy takes from pretraining; says what came, for the result file.
 
+    A run that goes on from an earlier ranker takes no dense layers from the export, whatever the
+    strategy: it has those of the ranker, which have learnt to rank. Of tables that it trains, the
+    ranker's rows follow; rows of values that are new since stay as exported.
+
     Raises:
         ExportError, DigestError: the export is missing or does not fit.
     """
@@ -80,7 +84,7 @@ def fill_from_export(model: nn.Module, settings: JobSettings, strategy: Strategy
         "export": str(folder),
         "tables": {name: manifest.tables[name].digest for name in names},
     }
-    if strategy.transfers_dense:
+    if strategy.transfers_dense and settings.ranking.continue_from is None:
         came["dense"] = manifest.source.get(DENSE_DIGEST)
         came["dense_parameters"] = load_dense(model, folder, manifest)
     return came

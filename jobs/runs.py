@@ -21,7 +21,7 @@ from typing import IO, Any
 from pipeline.errors import CheckpointError
 from pipeline.settings import Settings
 
-__all__ = ["RunFolder", "claim", "differences", "write_json"]
+__all__ = ["RunFolder", "claim", "differences", "is_claimed", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
@@ -47,7 +47,7 @@ def claim(folder: Path) -> None:
     Raises:
         CheckpointError: another process has it.
     """
-    path = folder.with_name(f".{folder.name}.lock").absolute()
+    path = _lock_of(folder)
     if path in _claimed:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,25 @@ def claim(folder: Path) -> None:
     os.truncate(lock, 0)
     os.write(lock, f"{os.getpid()} on {os.uname().nodename}\n".encode())
     _claimed[path] = lock
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a process is at work in a folder that `claim` keeps others out of."""
+    try:
+        lock = os.open(_lock_of(folder), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock").absolute()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -114,6 +133,12 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run came to its end."""
         return (self.path / "result.json").exists()
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """What a finished run ended with."""
+        steps = json.loads((self.path / "result.json").read_text())["steps"]
+        return self.checkpoints / f"step-{steps:08d}"
 
     def start(self, settings: Settings, identity: Mapping[str, Any], *, resume: bool) -> str | None:
         """Make the folder ready: continue what is there, or set it aside as `<name>.previous`.

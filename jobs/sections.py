@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 __all__ = [
     "DataSettings",
     "EvaluationSettings",
+    "JudgingSettings",
     "PretrainingSettings",
     "RankingSettings",
     "ReadingSettings",
@@ -109,6 +110,21 @@ class RankingSettings(Settings):
     # Validations an epoch, the one at its end included.
     evaluations_per_epoch: int = Field(default=4, ge=1)
     training: TrainingSettings = TrainingSettings()
+
+
+class JudgingSettings(Settings):
+    """Which models are judged on which requests: `[judging]`, set by the daily chain."""
+
+    # Last training days of the rankers.
+    models: tuple[date, ...] = ()
+    # First and last day of the requests.
+    days: tuple[date, date] | None = None
+    # Held-out users' requests, or everybody's.
+    kind: Literal["held_out", "all"] = "held_out"
+    # An item is new for so many days after it entered the vocabulary.
+    new_item_days: int = Field(default=7, ge=0)
+    # Of the file that is written.
+    name: str = Field(default="judgement", pattern=r"[a-z_]+")
 
 
 class EvaluationSettings(Settings):

@@ -9,10 +9,12 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from embeddings.tables import EmbeddingSettings, TableSpec
+from jobs.chain.settings import DailySettings
 from jobs.monitoring_settings import MonitoringSettings
 from jobs.sections import (
     DataSettings,
     EvaluationSettings,
+    JudgingSettings,
     PretrainingSettings,
     RankingSettings,
     ReadingSettings,
@@ -62,6 +64,8 @@ class JobSettings(Settings):
     pretraining: PretrainingSettings
     ranking: RankingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    judging: JudgingSettings = JudgingSettings()
+    daily: DailySettings = DailySettings()
     monitoring: MonitoringSettings = MonitoringSettings()
 
     @model_validator(mode="after")

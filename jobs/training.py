@@ -11,9 +11,11 @@ from embeddings.parameters import dense_parameters, table_parameters
 from embeddings.sharding import describe_plan, set_table_learning_rate
 from embeddings.tables import TableSpec
 from jobs.checkpoints import CheckpointStore, Progress, newest_checkpoint
+from jobs.continuation import Continuation
 from jobs.distributed import World
 from jobs.hooks import CheckpointHook, MetricsHook, ProgressHook
 from jobs.loop import Hook, TrainingLoop
+from jobs.monitoring_hook import MonitoringHook
 from jobs.optimizers import dense_optimizer
 from jobs.runs import RunFolder
 from jobs.schedule import learning_rate_factor
@@ -44,6 +46,8 @@ class TrainingRun:
     forward: Callable[[Any, int], LossSums]
     specs: Sequence[TableSpec]
     reader: Reader[Any]
+    start: Continuation | None = None
+    """what the run goes on from; None: from the values that the model has"""
 
     def run(
         self, *, resume: bool, more_hooks: Callable[[CheckpointStore], Sequence[Hook]] | None = None
@@ -61,6 +65,8 @@ class TrainingRun:
         metrics = MetricsHook(self.folder, self.training.log_every_steps, with_auc=is_ranking)
         newest = newest_checkpoint(self.folder.checkpoints, self.world) if resume else None
         progress = checkpoints.load(newest) if newest else Progress()
+        if self.start and not newest:
+            self.start.take_over(checkpoints)
         self._announce(newest)
         if self.world.is_first:
             self.folder.forget_after(progress.step)
@@ -76,6 +82,11 @@ class TrainingRun:
                 metrics,
                 *(more_hooks(checkpoints) if more_hooks else ()),
                 CheckpointHook(checkpoints, self.training.checkpoint_every_steps),
+                MonitoringHook(
+                    self.settings.monitoring,
+                    *(("rank", self.settings.task) if is_ranking else ("pretrain", "")),
+                    self.training.log_every_steps,
+                ),
                 ProgressHook(self.folder, self.title),
             ],
         )
@@ -95,6 +106,7 @@ class TrainingRun:
             "device": self.world.device.type,
             "threads_per_rank": torch.get_num_threads(),
             "parameters": self._parameter_counts(),
+            "continued_from": self.start.report() if self.start else None,
         }
 
     def _forward(self, batch: Any, step: int) -> LossSums:
@@ -104,13 +116,16 @@ class TrainingRun:
                 step,
                 warmup_steps=self.training.warmup_steps,
                 total_steps=self.training.epochs * self.reader.steps_per_epoch,
+                schedule=self.training.schedule,
             )
             rate = self.settings.embeddings.learning_rate * factor
             set_table_learning_rate(self.model, rate)
         return self.forward(batch, step)
 
     def _announce(self, checkpoint: Any) -> None:
-        start = f"resumed from {checkpoint}" if checkpoint else "from the start"
+        start = f"on from {self.start.checkpoint}" if self.start else "from the start"
+        if checkpoint:
+            start = f"resumed from {checkpoint}"
         self.world.say(
             f"{self.title}: {self.reader.num_rows:,} rows, {self.reader.steps_per_epoch:,} steps "
             f"an epoch, {self.world.size} ranks on {self.world.device.type}, "

@@ -16,3 +16,17 @@ def test_warms_up_linearly_then_falls_to_a_tenth():
 
 def test_never_below_a_tenth_after_the_end():
     assert learning_rate_factor(500, warmup_steps=0, total_steps=100) == pytest.approx(0.1)
+
+
+def test_constant_stays_at_the_peak_after_warm_up():
+    factors = [
+        learning_rate_factor(s, warmup_steps=4, total_steps=20, schedule="constant")
+        for s in range(30)
+    ]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(factors[4:]) == {1.0}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_run_of_one_step_without_warm_up_trains_at_the_peak(schedule):
+    assert learning_rate_factor(0, warmup_steps=0, total_steps=1, schedule=schedule) == 1.0

@@ -1,0 +1,215 @@
+"""One day of the chain, from its data to what serves.
+
+    prepare -> test -> pretrain -> export -> per task: rank, gate -> publish
+
+Nothing is published unless every gate of every task says so: a day's models serve together or not
+at all. A day that was rejected is left out of what later days learn from.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import Any
+
+from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
+from jobs.chain.plan import DayPlan, Job
+from jobs.chain.published import (
+    Published,
+    publish,
+    published_days,
+    published_now,
+    published_on,
+    ranker_of,
+)
+from jobs.chain.retention import remove_old
+from jobs.chain.stage_facts import facts_of, read_judgement
+from jobs.chain.stages import StageFailedError, Stages, program_version
+from jobs.ledger_records import StageKey
+from jobs.settings import JobSettings
+from pipeline.errors import RejectedError, WaitingError
+
+__all__ = ["Day", "plan_of"]
+
+# Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
+_USUAL_DAYS = 7
+_TOO_FEW_DAYS = 2
+
+
+def plan_of(stages: Stages, settings: JobSettings, given: Sequence[str], day: date) -> DayPlan:
+    """A day's plan on top of what was published before it.
+
+    Raises:
+        WaitingError: the day before has not been settled.
+    """
+    root, ledger = settings.data.root, stages.ledger
+    first = settings.days.pretraining[1]
+    if day < first:
+        raise WaitingError(
+            f"{day}: the chain starts on {first}, the last day of days.pretraining; days before "
+            "it are in that first run"
+        )
+    earlier = [other for other in published_days(root) if other < day]
+    if day > first:
+        yesterday = day - timedelta(days=1)
+        record = ledger.day(yesterday)
+        if record is None or record.state not in ("published", "rejected"):
+            state = record.state if record else "not run yet"
+            raise WaitingError(
+                f"{day}: the day before it, {yesterday}, is {state}; run that first (jobs.backfill "
+                f"--from {yesterday} --to {day} runs both)"
+            )
+        if not earlier:
+            raise WaitingError(
+                f"{day}: nothing is published to go on from; run {first} first, or again"
+            )
+    return DayPlan(
+        config=stages.config,
+        given=tuple(given),
+        settings=settings,
+        day=day,
+        before=published_on(root, earlier[-1]) if earlier and day > first else None,
+        rejected=frozenset(d.day for d in ledger.days(first, day) if d.state == "rejected"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """A day being run."""
+
+    plan: DayPlan
+    stages: Stages
+    accept: bool = False
+    """publish whatever the gates say"""
+
+    def run(self) -> Published:
+        """Run what is not done yet, and publish.
+
+        Raises:
+            RejectedError: a gate said no; the day is recorded as rejected.
+            WaitingError: its data is not there yet.
+            StageFailedError, LeaseLostError: as `Stages.run`.
+        """
+        day, ledger, lease = self.plan.day, self.stages.ledger, self.stages.lease
+        ledger.set_day(day, "running", lease=lease)
+        try:
+            published = self._run()
+        except RejectedError as error:
+            ledger.set_day(day, "rejected", str(error), lease=lease)
+            raise
+        except (WaitingError, StageFailedError) as error:
+            ledger.set_day(day, "failed", str(error), lease=lease)
+            raise
+        ledger.set_day(day, "published", "accepted by hand" if self.accept else "", lease=lease)
+        remove_old(self.plan.settings, day)
+        return published
+
+    def _run(self) -> Published:
+        self._prepare()
+        for task in self.plan.tasks:
+            self._test(task)
+        self.stages.run(self.plan.pretrain())
+        self.stages.run(self.plan.export())
+        self._check("", None, list(self._table_gates()))
+        with ThreadPoolExecutor(self.plan.settings.daily.parallel_tasks) as pool:
+            new = [task for task, is_new in pool.map(self._rank, self.plan.tasks) if is_new]
+        return self._publish(new)
+
+    def _prepare(self) -> None:
+        """What is wrong with the data rejects the day, or lets it wait."""
+        source = self.plan.source(self.plan.day)
+        if not source.is_dir() and self.plan.settings.source.missing_days != "allow":
+            raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
+        try:
+            self.stages.run(self.plan.prepare())
+        except StageFailedError as error:
+            if error.reason.startswith("DataCheckError"):
+                raise RejectedError(f"{self.plan.day}: {error.reason}") from None
+            if error.reason.startswith(("MissingDayError", "HalfWrittenDayError")):
+                raise WaitingError(f"{self.plan.day}: {error.reason}") from None
+            raise
+
+    def _test(self, task: str) -> None:
+        """How the published ranker does on days that nothing has learned from."""
+        job = self.plan.test(task)
+        if job is None:
+            return
+        auc = self.stages.run(job).get("auc")
+        before = self._usual_aucs(task)
+        if auc is not None and len(before) > _TOO_FEW_DAYS:
+            gates = self.plan.settings.daily.gates
+            self._check(task, job, [progressive_gate(auc, before, gates)])
+
+    def _usual_aucs(self, task: str) -> list[float]:
+        """Of the latest published days."""
+        day, ledger = self.plan.day, self.stages.ledger
+        first = day - timedelta(days=_USUAL_DAYS)
+        yesterday = day - timedelta(days=1)
+        good = [d.day for d in ledger.days(first, yesterday) if d.state == "published"]
+        records = (ledger.latest(StageKey(d, "test", task)) for d in good)
+        return [r.facts["auc"] for r in records if r is not None and r.facts.get("auc") is not None]
+
+    def _rank(self, task: str) -> tuple[str, bool]:
+        """Train and judge one task; whether there was anything to learn from."""
+        job = self.plan.rank(task)
+        if job is None:
+            print(f"{self.plan.day} rank ({task}): no new final days; the ranker stays", flush=True)
+            return task, False
+        self.stages.run(job)
+        judged = self.plan.gate(task)
+        self.stages.run(judged)
+        models = [found["all"] for found in read_judgement(judged).values()]
+        published = models[0] if len(models) > 1 else None
+        gates = model_gates(models[-1], published, self.plan.settings.daily.gates)
+        self._check(task, judged, list(gates))
+        return task, True
+
+    def _table_gates(self) -> Iterator[Gate]:
+        settings, before = self.plan.settings, self.plan.before
+        root = settings.data.root
+        exports = {r.day: root / r.export for r in before.rankers.values()} if before else {}
+        newest = exports[max(exports)] if exports else None
+        export = self.plan.export().settings.export_folder
+        return table_gates(table_figures(export, newest), settings.daily.gates)
+
+    def _check(self, task: str, job: Job | None, gates: Sequence[Gate]) -> None:
+        """Tell how the gates went.
+
+        Raises:
+            RejectedError: one was not passed, and nobody accepted the day.
+        """
+        about = f"{self.plan.day} gates{f' ({task})' if task else ''}"
+        for gate in gates:
+            print(f"{about}: {gate.name} {'passed' if gate.passed else 'FAILED'}: {gate.text}")
+        self._tell_gates(task, job, gates)
+        failed = [f"{gate.name}: {gate.text}" for gate in gates if not gate.passed]
+        if failed and not self.accept:
+            raise RejectedError(f"{about} not passed: {'; '.join(failed)}")
+
+    def _tell_gates(self, task: str, job: Job | None, gates: Sequence[Gate]) -> None:
+        asked = job or self.plan.export()
+        record = self.stages.ledger.latest(asked.key)
+        assert record is not None, "it ran"
+        passed: dict[str, bool] = {}
+        for gate in gates:
+            passed[gate.name] = passed.get(gate.name, True) and gate.passed
+        state = "succeeded" if all(passed.values()) else "rejected"
+        facts = replace(facts_of(asked, record, "running"), state=state, gates=passed)
+        self.stages.tell_as("gate", task, asked, facts)
+
+    def _publish(self, new: Sequence[str]) -> Published:
+        """All of a day's rankers at once; a task without a new one keeps the one it has."""
+        plan, ledger = self.plan, self.stages.ledger
+        kept = plan.before.rankers if plan.before else {}
+        rankers = {**kept, **{task: ranker_of(plan.settings_of(task)) for task in new}}
+        key, root = StageKey(plan.day, "publish"), plan.settings.data.root
+        inputs = {task: ranker.digest for task, ranker in rankers.items()}
+        made_of: dict[str, Any] = {"inputs": inputs, "config": "", "code": program_version()}
+        now = published_now(root)
+        if now is not None and now.day == plan.day and ledger.succeeded_with(key, **made_of):
+            return now
+        record = ledger.begin(key, **made_of, lease=self.stages.lease)
+        published = publish(root, plan.day, rankers)
+        ledger.finish(record, "succeeded", facts={"rankers": len(rankers)})
+        print(f"{plan.day}: published {', '.join(rankers)}", flush=True)
+        return published

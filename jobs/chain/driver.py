@@ -1,0 +1,192 @@
+"""What jobs.daily, jobs.backfill and jobs.publish share: the lease, the ledger, exit codes.
+
+0  published, or nothing to do        3  rejected by a gate; what was published goes on serving
+1  failed; the same command goes on   4  waiting for data, or for the day before
+2  a setting is wrong                75  another driver is at work
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from torchx.runner import get_runner
+from torchx.schedulers.local_scheduler import SignalException
+
+from jobs.chain.day import Day, plan_of
+from jobs.chain.plan import check_daily
+from jobs.chain.published import published_days, published_now
+from jobs.chain.stages import Stages
+from jobs.ledger import Ledger, open_ledger
+from jobs.settings import JobSettings
+from pipeline.engine import open_engine
+from pipeline.errors import (
+    ConfigError,
+    DataError,
+    FrostrankError,
+    LeaseHeldError,
+    RejectedError,
+    WaitingError,
+)
+from pipeline.events import clean_events
+from pipeline.settings import load_settings
+
+__all__ = ["day_of", "ended_by", "ledger_of", "parser_of", "run_days", "settings_of"]
+
+_EXIT_CODES: dict[type[FrostrankError], int] = {
+    ConfigError: 2,
+    RejectedError: 3,
+    WaitingError: 4,
+    LeaseHeldError: 75,
+}
+_INTERRUPTED = 130
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """With what all of them take."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, help="TOML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=value",
+        dest="overrides",
+        help="replace a setting; may be given more than once",
+    )
+    return parser
+
+
+def day_of(text: str) -> date:
+    """YYYY-MM-DD, or "yesterday" in UTC: the newest day that can be whole."""
+    if text == "yesterday":
+        return datetime.now(UTC).date() - timedelta(days=1)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no day; write 2024-01-31 or yesterday"
+        ) from None
+
+
+def settings_of(arguments: argparse.Namespace) -> JobSettings:
+    """The config with its overrides, fit for running day after day."""
+    settings = load_settings(JobSettings, arguments.config, arguments.overrides)
+    check_daily(settings)
+    return settings
+
+
+def ledger_of(settings: JobSettings) -> Ledger:
+    """ROOT/runs/ledger.sqlite, unless the config names another one."""
+    return open_ledger(settings.daily.ledger or settings.data.root / "runs" / "ledger.sqlite")
+
+
+def ended_by(main: Callable[[], None]) -> None:
+    """Run a command; exit with the code that means what it ended with, after one clear line."""
+    # The way out by Ctrl-C is the way out by a scheduler's TERM.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        main()
+    except FrostrankError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
+        sys.exit(next(codes, 1))
+    except (KeyboardInterrupt, SignalException):
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+@contextmanager
+def _driving(arguments: argparse.Namespace, settings: JobSettings) -> Generator[Stages]:
+    """Alone at work on the chain.
+
+    Raises:
+        LeaseHeldError: another driver is.
+    """
+    ledger = ledger_of(settings)
+    with ledger.lease("daily", settings.daily.lease_seconds) as lease, get_runner() as runner:
+        yield Stages(runner=runner, ledger=ledger, lease=lease, config=arguments.config)
+
+
+def run_days(
+    arguments: argparse.Namespace,
+    days: Sequence[date],
+    *,
+    accept: bool = False,
+    cleaned_together: int = 1,
+) -> None:
+    """Run days one after the other, as each goes on from the one before.
+
+    Args:
+        arguments: of the command line.
+        days: ascending, without a gap.
+        accept: publish them whatever the gates of models say.
+        cleaned_together: the events of so many days are cleaned in one go.
+
+    Raises:
+        FrostrankError: a day was not published; those after it were not run, unless a gate
+            rejected it, which does not keep the next day from running.
+    """
+    settings = settings_of(arguments)
+    rejected: RejectedError | None = None
+    with _driving(arguments, settings) as stages:
+        for number, day in enumerate(days):
+            if cleaned_together > 1 and number % cleaned_together == 0:
+                _clean_ahead(settings, days[number : number + cleaned_together])
+            stages.settle_others(day)
+            try:
+                _run_day(stages, settings, arguments, day, accept=accept)
+            except RejectedError as error:
+                rejected = error
+                if day != days[-1]:
+                    print(f"RejectedError: {error}; going on with the next day", flush=True)
+    if rejected is not None:
+        raise rejected
+
+
+def _clean_ahead(settings: JobSettings, days: Sequence[date]) -> None:
+    """Clean the events of some days at once; what is wrong with a day is left for it to say."""
+    made = settings.preparation
+    try:
+        with open_engine(made.root, settings.engine) as engine:
+            clean_events(engine, made.root, made.source, made.features, days, checks=made.checks)
+    except DataError as error:
+        print(f"cleaning {days[0]} to {days[-1]} ahead of their turn stopped: {error}", flush=True)
+
+
+def _run_day(
+    stages: Stages,
+    settings: JobSettings,
+    arguments: argparse.Namespace,
+    day: date,
+    *,
+    accept: bool,
+) -> None:
+    record, now = stages.ledger.day(day), published_now(settings.data.root)
+    is_settled = record is not None and record.state in ("published", "rejected")
+    plan = plan_of(stages, settings, arguments.overrides, day)
+    if record is not None and is_settled and not accept:
+        why = stages.changed(plan.prepare())
+        if not why:
+            if record.state == "rejected":
+                raise RejectedError(
+                    f"{day}: rejected before: {record.note}; mend its data, or run it with "
+                    "--accept to publish it all the same"
+                )
+            print(f"{day}: published already", flush=True)
+            return
+        print(f"{day}: {record.state} before, but {why}", flush=True)
+    if now is not None and now.day > day:
+        raise WaitingError(
+            f"{day}: {now.day} is published already, which went on from it; go back first "
+            f"(jobs.publish --rollback --to a day before {day}), then run all days again"
+        )
+    if day in published_days(settings.data.root):
+        print(f"{day}: is published; a new set will replace it", flush=True)
+    Day(plan=plan, stages=stages, accept=accept).run()

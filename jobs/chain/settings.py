@@ -1,0 +1,105 @@
+"""Settings of the daily chain: where its stages run, and what a model must pass: `[daily]`."""
+
+import re
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.settings import Settings
+
+__all__ = ["DailySettings", "GateSettings", "StageSettings", "Submitted"]
+
+Submitted = Literal["prepare", "test", "pretrain", "export", "rank", "gate"]
+"""Stages that a scheduler runs"""
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
+
+
+class StageSettings(Settings):
+    """What one stage asks of the scheduler: `[daily.stages.<stage>]`."""
+
+    nodes: int = Field(default=1, ge=1)
+    # Ranks on each node.
+    processes: int = Field(default=1, ge=1)
+    # Of each node.
+    cpus: int = Field(default=2, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    memory_mb: int = Field(default=4096, ge=1)
+    # How often the driver submits it before the day has failed.
+    attempts: int = Field(default=2, ge=1)
+    # How often the scheduler itself starts it again (Slurm requeues, Kubernetes restarts).
+    scheduler_retries: int = Field(default=0, ge=0)
+    # A stage that takes longer is cancelled and counts as failed.
+    timeout: str = "6h"
+    # Settings of every day but the first, a.b=value: usually fewer epochs and another rate.
+    continuing: tuple[str, ...] = ()
+
+    @field_validator("timeout")
+    @classmethod
+    def _is_duration(cls, text: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*[smh]", text):
+            raise ValueError(f"{text!r} is no duration; write 90s, 30m or 6h")
+        return text
+
+    @property
+    def seconds(self) -> float:
+        """The timeout in seconds."""
+        return timedelta(**{_UNITS[self.timeout[-1]]: int(self.timeout[:-1])}).total_seconds()
+
+
+class GateSettings(Settings):
+    """What keeps a day's models from being published: `[daily.gates]`.
+
+    The candidate and the published model score the same requests, those of held-out users.
+    """
+
+    # How many of the latest final days are scored.
+    days: int = Field(default=2, ge=1)
+    # Fewer candidates than this cannot tell two models apart.
+    min_candidates: int = Field(default=1000, ge=1)
+    # How far AUC may fall below the published model's.
+    max_auc_drop: float = Field(default=0.01, ge=0)
+    # To which so many sampling errors of that AUC are added: much on few candidates, else nothing.
+    auc_errors: float = Field(default=1.0, ge=0)
+    # Predicted over observed positives, lowest and highest.
+    calibration: tuple[float, float] = (0.5, 2.0)
+    # How far the published model's AUC on a new day may fall below what it was on the days before.
+    max_progressive_drop: float = Field(default=0.05, ge=0)
+    # Largest mean norm of a table's rows, over that of the published export's.
+    max_norm_ratio: float = Field(default=2.0, gt=0)
+    # Largest mean distance between a row and the same row of the published export, over its norm.
+    max_table_drift: float = Field(default=1.0, gt=0)
+
+    @field_validator("calibration")
+    @classmethod
+    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= bounds[0] < bounds[1]:
+            raise ValueError(f"{bounds[0]} must be below {bounds[1]}, and neither below 0")
+        return bounds
+
+
+class DailySettings(Settings):
+    """`[daily]`."""
+
+    # Of [tasks]; empty: all.
+    tasks: tuple[str, ...] = ()
+    # A scheduler of torchx, and its own options (partition, queue, image_repo ...).
+    scheduler: str = "local_cwd"
+    scheduler_options: dict[str, str | int | float | bool] = Field(default={})
+    image: str = "frostrank"
+    # A file, sqlite:////path or postgresql://user:password@host/db; empty: under data.root.
+    ledger: str = ""
+    # A driver that is killed on another machine keeps the others out for so long.
+    lease_seconds: float = Field(default=60.0, gt=0)
+    # How many tasks are ranked side by side.
+    parallel_tasks: int = Field(default=1, ge=1)
+    # Checkpoints, exports and rankers of so many of the latest days are kept; what is published,
+    # and what could be gone back to, always is.
+    keep_days: int = Field(default=7, ge=2)
+    stages: dict[Submitted, StageSettings] = Field(default={})
+    gates: GateSettings = GateSettings()
+
+    def stage(self, name: Submitted) -> StageSettings:
+        """Of one stage."""
+        return self.stages.get(name, StageSettings())

@@ -1,0 +1,41 @@
+"""One day, start to end: prepare, test, pretrain, export, rank and judge each task, publish.
+
+    python -m jobs.daily --config FILE --day 2024-01-31
+    python -m jobs.daily --config FILE --day yesterday
+    python -m jobs.daily --config FILE --day 2024-01-31 --dry-run
+
+Goes on from the published day before it; the last day of days.pretraining starts the chain. What
+is done is not done again, so the same command after any interruption finishes the day. Exit codes:
+0 published, 1 failed, 2 a setting is wrong, 3 rejected by a gate, 4 waiting for data or for the
+day before, 75 another driver is at work.
+"""
+
+from jobs.chain.driver import day_of, ended_by, parser_of, run_days
+from jobs.chain.preview import preview
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--day", type=day_of, required=True, help="YYYY-MM-DD, or yesterday (UTC)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, and why, and stop"
+    )
+    parser.add_argument(
+        "--accept", action="store_true", help="publish the day whatever the gates of models say"
+    )
+    arguments = parser.parse_args()
+
+    def run() -> None:
+        if arguments.dry_run:
+            preview(arguments, arguments.day)
+        else:
+            run_days(arguments, [arguments.day], accept=arguments.accept)
+
+    ended_by(run)
+
+
+if __name__ == "__main__":
+    main()

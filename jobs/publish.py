@@ -1,0 +1,58 @@
+"""What serves: show it, or go back to what served before.
+
+    python -m jobs.publish --config FILE
+    python -m jobs.publish --config FILE --rollback [--to 2024-01-30]
+
+Going back replaces ROOT/published/current.json in one step. The days after it count as rejected
+from then on: the next day goes on from what serves.
+"""
+
+import argparse
+from datetime import timedelta
+
+from jobs.chain.driver import day_of, ended_by, ledger_of, parser_of, settings_of
+from jobs.chain.published import Published, published_days, published_now, roll_back
+from pipeline.errors import ConfigError, PublicationError
+from pipeline.partitions import days_between
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--rollback", action="store_true", help="let an earlier set serve again")
+    parser.add_argument(
+        "--to", type=day_of, metavar="DAY", help="which; the one before if not given"
+    )
+    arguments = parser.parse_args()
+    ended_by(lambda: _publish(arguments))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    settings = settings_of(arguments)
+    root = settings.data.root
+    if arguments.to and not arguments.rollback:
+        raise ConfigError("--to: only with --rollback")
+    if arguments.rollback:
+        ledger = ledger_of(settings)
+        with ledger.lease("daily", settings.daily.lease_seconds) as lease:
+            now, before = roll_back(root, arguments.to)
+            for day in days_between(before.day + timedelta(days=1), now.day):
+                ledger.set_day(day, "rejected", f"rolled back to {before.day}", lease=lease)
+        print(f"went back from {now.day} to {before.day}")
+    current = published_now(root)
+    if current is None:
+        raise PublicationError(f"{root / 'published'}: nothing was ever published")
+    _show(current)
+    print(f"can go back to: {', '.join(map(str, published_days(root)[:-1])) or 'nothing'}")
+
+
+def _show(published: Published) -> None:
+    print(f"serving: {published.day}, published {published.at:%Y-%m-%d %H:%M} UTC")
+    for task, ranker in published.rankers.items():
+        print(f"  {task}: {ranker.checkpoint} on {ranker.export}")
+
+
+if __name__ == "__main__":
+    main()

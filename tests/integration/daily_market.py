@@ -1,0 +1,143 @@
+"""A simulated marketplace whose days arrive one by one, and the daily chain's commands on it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.chain.driver import ledger_of
+from jobs.ledger import Ledger
+from jobs.settings import JobSettings
+from pipeline.settings import load_settings
+from tests.integration.forked_scheduler import Server, Started
+from tests.jobs.daily_root import FIRST, START, write_config
+
+__all__ = ["FIRST", "Market", "day_number", "flipped", "half", "simulate"]
+
+TABLES = ("category_id", "brand_id")
+# Few brands that decide what is clicked: a model of a few steps is far from chance.
+SIMULATION = (
+    *("--users", "120", "--items", "100", "--categories", "5", "--topics", "10", "--brands", "6"),
+    *("--brand-pull", "2", "--quality-pull", "0", "--popularity-pull", "0", "--click-pull", "0.3"),
+    *("--seed", "21", "--click-bias", "-1.5", "--position-bias", "0", "--sessions-per-day", "1.5"),
+)
+
+
+def day_number(number: int) -> date:
+    """From 0, the first day of the chain."""
+    return FIRST + timedelta(days=number)
+
+
+def simulate(folder: Path, num_days: int) -> Path:
+    """A log of so many days of the chain, and those before it; returns its folder of events."""
+    total = (FIRST - START).days + num_days
+    command = [sys.executable, "-m", "jobs.simulate", "--out", str(folder), "--days", str(total)]
+    command += ["--first-day", str(START)]
+    subprocess.run([*command, *SIMULATION], check=True, capture_output=True)
+    return folder / "events"
+
+
+class Market:
+    """A folder with a config, the days that have arrived, and all that the chain makes of them."""
+
+    def __init__(self, folder: Path, log: Path, server: Server, *, remembers: bool = False) -> None:
+        """`log`: of `simulate`; `remembers`: what the scheduler does, see `ForkedRunner`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log, self.server, self.remembers = folder, log, server, remembers
+        self.config = write_config(folder)
+        self._num_started = 0
+
+    def settings(self, *overrides: str) -> JobSettings:
+        return load_settings(JobSettings, self.config, overrides)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    @property
+    def ledger(self) -> Ledger:
+        return ledger_of(self.settings())
+
+    def source(self, day: date) -> Path:
+        """Where a day arrives."""
+        return self.folder / "events" / f"day={day}"
+
+    def bring(self, *days: date) -> None:
+        """Let days arrive as they were simulated, those before the chain too; anew if there."""
+        before = [START + timedelta(days=n) for n in range((FIRST - START).days)]
+        missing = [day for day in before if not self.source(day).exists()]
+        for day in (*missing, *days):
+            shutil.rmtree(self.source(day), ignore_errors=True)
+            shutil.copytree(self.log / f"day={day}", self.source(day))
+
+    def start(
+        self, verb: str, *arguments: str, dies: int | None = None, real: bool = False
+    ) -> Started:
+        """Fork a command, which has the config; see `Server.start`."""
+        self._num_started += 1
+        return self.server.start(
+            f"jobs.{verb}",
+            ["--config", str(self.config), *arguments],
+            self.folder / "commands" / f"{self._num_started}-{verb}",
+            remembers=None if real else self.remembers,
+            dies=None if dies is None else (str(self.root), dies),
+        )
+
+    def run(self, verb: str, *arguments: str) -> tuple[int, str]:
+        """Run a command to its end; exit code and output."""
+        started = self.start(verb, *arguments)
+        return started.end(), started.output
+
+    def daily(self, day: date, *arguments: str) -> tuple[int, str]:
+        """`jobs.daily` of a day."""
+        return self.run("daily", "--day", str(day), *arguments)
+
+    def published(self) -> dict[str, Any]:
+        """What serves, but for when it was published."""
+        found = json.loads((self.root / "published" / "current.json").read_text())
+        return {name: value for name, value in found.items() if name != "at"}
+
+    def state(self, day: date) -> str:
+        """Of a day, as the ledger has it."""
+        record = self.ledger.day(day)
+        return record.state if record else ""
+
+    def attempts(self, day: date) -> list[tuple[str, str]]:
+        """Stage and state of all attempts of a day, in their order."""
+        return [(record.key.stage, record.state) for record in self.ledger.records(day, day)]
+
+    def change(self, day: date, change: Callable[[pa.Table], pa.Table]) -> None:
+        """Rewrite the events of a day that has arrived: table -> table."""
+        (path,) = self.source(day).glob("*.parquet")
+        pq.write_table(change(pq.read_table(path)), path)
+
+
+def half(table: pa.Table) -> pa.Table:
+    """The events of every other user."""
+    return table.filter(pa.array(user % 2 == 0 for user in table["user_id"].to_pylist()))
+
+
+def flipped(table: pa.Table) -> pa.Table:
+    """As many clicks as before, but on what was shown beside what was clicked."""
+    rows = table.to_pylist()
+    clicked: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if row["action"] == "click":
+            clicked[row["request_id"]].add(row["item_id"])
+    others: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        request = row["request_id"]
+        if row["action"] == "impression" and row["item_id"] not in clicked[request]:
+            others[request].append({name: row[name] for name in ("item_id", *TABLES)})
+    for row in rows:
+        if row["action"] == "click" and others[row["request_id"]]:
+            row.update(others[row["request_id"]].pop())
+    return pa.Table.from_pylist(rows, schema=table.schema)
