@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 (read by Airflow from its own folder, not a package)
 """The daily chain as an Airflow DAG: one task that runs the command that any scheduler runs.
 
 Copy this file into Airflow's dags folder. It imports nothing of Frostrank, which has its own

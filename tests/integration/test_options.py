@@ -10,7 +10,7 @@ from torchx.runner import get_runner
 
 from embeddings.export import read_export
 from jobs import components, export, pretrain, rank
-from jobs.launch import run_stage
+from jobs.launch import Submission, run_stage
 from jobs.runs import RunFolder
 from jobs.strategies import Strategy
 from pipeline.errors import StageError
@@ -129,16 +129,18 @@ def test_every_verb_is_a_component():
 
 @pytest.mark.slow
 def test_a_stage_through_the_runner(shop, tmp_path):
+    def asked(name, *overrides):
+        return Submission(
+            verb="prepare",
+            config=shop,
+            overrides=overrides,
+            title="prepare",
+            log_folder=tmp_path / name,
+        )
+
     with get_runner() as runner:
-        arguments = ["--config", str(shop)]
-        run_stage(runner, "prepare", arguments, title="prepare", log_folder=tmp_path / "logs")
+        assert run_stage(runner, asked("logs")) > 0
         with pytest.raises(
             StageError, match=r"prepare ended FAILED: ConfigError: .*days.test: .*is after last day"
         ):
-            run_stage(
-                runner,
-                "prepare",
-                [*arguments, 'days.test=["2024-02-02", "2024-02-01"]'],
-                title="prepare",
-                log_folder=tmp_path / "bad",
-            )
+            run_stage(runner, asked("bad", 'days.test=["2024-02-02", "2024-02-01"]'))
