@@ -8,11 +8,12 @@ LOCK =
 EXACT = $(if $(filter file,$(origin PYTHON)),,--exact-python)
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test parts check format clean
 
 help:
 	@echo "make demo     the whole chain on real purchases, two processes: under 10 minutes"
 	@echo "make test     all tests"
+	@echo "make parts    as root: Debian's Prometheus, Slurm, PostgreSQL, for the tests that need them"
 	@echo "make check    ruff (lint and format), pyright, the import rules"
 	@echo "make format   let ruff rewrite what it can"
 	@echo "make setup    only the set-up that each of these does first (.venv)"
@@ -29,6 +30,14 @@ TEST_WORKERS = -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test: setup
 	@$(IN_VENV) pytest $(TEST_WORKERS)
+
+# Programs that some tests start for real, of Debian's packages; without them those tests skip.
+PARTS = prometheus prometheus-pushgateway prometheus-alertmanager prometheus-node-exporter \
+	postgresql slurm-wlm slurmdbd munge mariadb-server systemd
+
+parts:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PARTS)
 
 check: setup
 	@$(IN_VENV) ruff check .

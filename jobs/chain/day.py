@@ -6,10 +6,11 @@ Nothing is published unless every gate of every task says so: a day's models ser
 at all. A day that was rejected is left out of what later days learn from.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
@@ -23,9 +24,10 @@ from jobs.chain.published import (
     ranker_of,
 )
 from jobs.chain.retention import remove_old
-from jobs.chain.stage_facts import facts_of, read_judgement
+from jobs.chain.stage_facts import read_judgement
 from jobs.chain.stages import StageFailedError, Stages, program_version
 from jobs.ledger_records import StageKey
+from jobs.monitoring_facts import StageFacts
 from jobs.settings import JobSettings
 from pipeline.errors import RejectedError, WaitingError
 
@@ -110,7 +112,7 @@ class Day:
             self._test(task)
         self.stages.run(self.plan.pretrain())
         self.stages.run(self.plan.export())
-        self._check("", None, list(self._table_gates()))
+        self._check_tables()
         with ThreadPoolExecutor(self.plan.settings.daily.parallel_tasks) as pool:
             new = [task for task, is_new in pool.map(self._rank, self.plan.tasks) if is_new]
         return self._publish(new)
@@ -164,16 +166,28 @@ class Day:
         self._check(task, judged, list(gates))
         return task, True
 
-    def _table_gates(self) -> Iterator[Gate]:
+    def _check_tables(self) -> None:
+        """The export's against those of the published one."""
         settings, before = self.plan.settings, self.plan.before
         root = settings.data.root
         exports = {r.day: root / r.export for r in before.rankers.values()} if before else {}
         newest = exports[max(exports)] if exports else None
-        export = self.plan.export().settings.export_folder
-        return table_gates(table_figures(export, newest), settings.daily.gates)
+        job = self.plan.export()
+        tables = table_figures(job.settings.export_folder, newest)
+        largest = {
+            "table_norm": max(table.norm for table in tables),
+            "table_drift_ratio": max(table.drift for table in tables),
+        }
+        self._check("", job, list(table_gates(tables, settings.daily.gates)), largest)
 
-    def _check(self, task: str, job: Job | None, gates: Sequence[Gate]) -> None:
-        """Tell how the gates went.
+    def _check(
+        self,
+        task: str,
+        job: Job,
+        gates: Sequence[Gate],
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        """Tell how the gates of what a job made went, and `figures` with it.
 
         Raises:
             RejectedError: one was not passed, and nobody accepted the day.
@@ -181,21 +195,29 @@ class Day:
         about = f"{self.plan.day} gates{f' ({task})' if task else ''}"
         for gate in gates:
             print(f"{about}: {gate.name} {'passed' if gate.passed else 'FAILED'}: {gate.text}")
-        self._tell_gates(task, job, gates)
+        self._tell_gates(task, job, gates, figures or {})
         failed = [f"{gate.name}: {gate.text}" for gate in gates if not gate.passed]
         if failed and not self.accept:
             raise RejectedError(f"{about} not passed: {'; '.join(failed)}")
 
-    def _tell_gates(self, task: str, job: Job | None, gates: Sequence[Gate]) -> None:
-        asked = job or self.plan.export()
-        record = self.stages.ledger.latest(asked.key)
+    def _tell_gates(
+        self, task: str, job: Job, gates: Sequence[Gate], figures: Mapping[str, float]
+    ) -> None:
+        record = self.stages.ledger.latest(job.key)
         assert record is not None, "it ran"
         passed: dict[str, bool] = {}
         for gate in gates:
             passed[gate.name] = passed.get(gate.name, True) and gate.passed
-        state = "succeeded" if all(passed.values()) else "rejected"
-        facts = replace(facts_of(asked, record, "running"), state=state, gates=passed)
-        self.stages.tell_as("gate", task, asked, facts)
+        facts = StageFacts(
+            state="succeeded" if all(passed.values()) or self.accept else "rejected",
+            data_day=self.plan.day,
+            started=record.started,
+            ended=datetime.now(UTC),
+            attempts=record.attempt,
+            gates=passed,
+        )
+        measured = {name: value for name, value in figures.items() if math.isfinite(value)}
+        self.stages.tell_as("gate", task, job, replace(facts, **measured))
 
     def _publish(self, new: Sequence[str]) -> Published:
         """All of a day's rankers at once; a task without a new one keeps the one it has."""
@@ -211,5 +233,13 @@ class Day:
         record = ledger.begin(key, **made_of, lease=self.stages.lease)
         published = publish(root, plan.day, rankers)
         ledger.finish(record, "succeeded", facts={"rankers": len(rankers)})
+        facts = StageFacts(
+            state="succeeded",
+            data_day=plan.day,
+            started=record.started,
+            ended=datetime.now(UTC),
+            attempts=record.attempt,
+        )
+        self.stages.tell_as("publish", "", plan.export(), facts)
         print(f"{plan.day}: published {', '.join(rankers)}", flush=True)
         return published

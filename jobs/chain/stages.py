@@ -117,6 +117,8 @@ class Stages:
         else:
             # If it did come to its end all the same, doing it again finds that out.
             self.ledger.finish(adopted, "lost", error=f"its driver is gone; {state.name} since")
+            if job is not None:
+                self.tell(job, facts_of(job, adopted, "failed"))
 
     def tell(self, job: Job, facts: StageFacts) -> None:
         """Hand a stage's figures to Prometheus."""
@@ -177,7 +179,10 @@ class Stages:
         return self._finished(job, record, state, reason), reason
 
     def _finished(self, job: Job, record: Record, state: EndState, reason: str) -> Record:
-        ended = "succeeded" if state == "succeeded" else "failed"
+        if reason.startswith("DataCheckError"):
+            # The stage did what it should; it is the day that is not fit.
+            state = "rejected"
+        ended = state if state in ("succeeded", "rejected") else "failed"
         facts = facts_of(job, record, ended)
         try:
             record = self.ledger.finish(record, state, error=reason, facts=measured(facts))

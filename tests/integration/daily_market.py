@@ -27,7 +27,7 @@ TABLES = ("category_id", "brand_id")
 SIMULATION = (
     *("--users", "120", "--items", "100", "--categories", "5", "--topics", "10", "--brands", "6"),
     *("--brand-pull", "2", "--quality-pull", "0", "--popularity-pull", "0", "--click-pull", "0.3"),
-    *("--seed", "21", "--click-bias", "-1.5", "--position-bias", "0", "--sessions-per-day", "1.5"),
+    *("--seed", "20", "--click-bias", "-1.5", "--position-bias", "0", "--sessions-per-day", "1.5"),
 )
 
 
@@ -53,6 +53,7 @@ class Market:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log, self.server, self.remembers = folder, log, server, remembers
         self.config = write_config(folder)
+        (folder / "metrics").mkdir(exist_ok=True)
         self._num_started = 0
 
     def settings(self, *overrides: str) -> JobSettings:

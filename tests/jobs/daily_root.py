@@ -78,7 +78,7 @@ threads = 1
 lanes = 4
 
 [embeddings]
-learning_rate = 0.1
+learning_rate = 0.5
 
 [pretraining]
 architecture = "L1H16A2"
@@ -87,7 +87,7 @@ architecture = "L1H16A2"
 num_negatives = 16
 
 [pretraining.training]
-epochs = 2
+epochs = 4
 batch_size = 32
 learning_rate = 5e-3
 warmup_steps = 2
@@ -99,7 +99,7 @@ strategy = "ST&SF"
 transfer_tables = ["item_id", "category_id", "brand_id"]
 
 [ranking.training]
-epochs = 1
+epochs = 3
 batch_size = 32
 learning_rate = 2e-2
 warmup_steps = 2
