@@ -5,12 +5,20 @@
     python -m jobs.daily --config FILE --day 2024-01-31 --dry-run
 
 Goes on from the published day before it; the last day of days.pretraining starts the chain. What
-is done is not done again, so the same command after any interruption finishes the day. Exit codes:
+is done is not done again, so the same command after any interruption finishes the day. "yesterday"
+also runs the days before it that are not settled yet, after a machine was off, say. Exit codes:
 0 published, 1 failed, 2 a setting is wrong, 3 rejected by a gate, 4 waiting for data or for the
 day before, 75 another driver is at work.
 """
 
-from jobs.chain.driver import day_of, ended_by, parser_of, run_days
+from jobs.chain.driver import (
+    YESTERDAY,
+    day_of,
+    ended_by,
+    parser_of,
+    run_days,
+    unsettled_days,
+)
 from jobs.chain.preview import preview
 
 __all__ = ["main"]
@@ -19,7 +27,7 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point of the command."""
     parser = parser_of(__doc__)
-    parser.add_argument("--day", type=day_of, required=True, help="YYYY-MM-DD, or yesterday (UTC)")
+    parser.add_argument("--day", required=True, help="YYYY-MM-DD, or yesterday (UTC)")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run, and why, and stop"
     )
@@ -29,10 +37,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def run() -> None:
+        last = day_of(arguments.day)
+        days = unsettled_days(arguments, last) if arguments.day == YESTERDAY else [last]
         if arguments.dry_run:
-            preview(arguments, arguments.day)
+            preview(arguments, days[0])
         else:
-            run_days(arguments, [arguments.day], accept=arguments.accept)
+            run_days(arguments, days, accept=arguments.accept)
 
     ended_by(run)
 

@@ -6,6 +6,7 @@ be watched; the stage's own output stays in the scheduler's logs, and what it fa
 
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
-from torchx.specs import AppState
+from torchx.specs import AppState, AppStatus
 from tqdm import tqdm
 
 from jobs import components
@@ -25,6 +26,8 @@ from pipeline.errors import StageError
 __all__ = ["Submission", "reason_of", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
+# Slurm's accounting hears of a job some time after its submission.
+_UNHEARD_OF_S = 60.0
 _LAST_LINES = 40
 
 
@@ -71,6 +74,10 @@ def submit(runner: Runner, asked: Submission) -> str:
     options = dict(asked.options)
     if asked.scheduler == "local_cwd":
         options["log_dir"] = str(asked.log_folder)
+    elif asked.scheduler == "slurm":
+        # A job starts in this folder and writes its output there.
+        asked.log_folder.mkdir(parents=True, exist_ok=True)
+        options.setdefault("job_dir", str(asked.log_folder))
     return runner.run(app, asked.scheduler, options)
 
 
@@ -88,19 +95,37 @@ def watch(
     """
     show = _Bar(asked.title) if sys.stderr.isatty() else _Lines(asked.title)
     last, started_s = _read(asked.progress), time.monotonic()
+    heard_of_s = started_s
     while True:
-        status = runner.status(handle)
+        status = _status(runner, handle)
         now = _read(asked.progress)
         if now is not None and now != last:
             show(now["step"], now["total_steps"], now["note"])
             last = now
-        if status is None or status.is_terminal():
+        if status is not None and status.state != AppState.UNKNOWN:
+            heard_of_s = time.monotonic()
+        is_lost = time.monotonic() - heard_of_s > _UNHEARD_OF_S
+        if status is None or status.is_terminal() or is_lost:
             show.close()
             return status.state if status else AppState.UNKNOWN
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
             runner.cancel(handle)
             raise StageError(f"{asked.title} was cancelled: it took more than {timeout_s:.0f} s")
         time.sleep(_POLL_S)
+
+
+def _status(runner: Runner, handle: str) -> AppStatus | None:
+    """What the scheduler says of a job; None if it does not know it."""
+    try:
+        return runner.status(handle)
+    except AssertionError as error:
+        # torchx 0.7 does not know Slurm's "CANCELLED by <uid>".
+        if "CANCELLED" in str(error):
+            return AppStatus(AppState.CANCELLED)
+        raise
+    except subprocess.CalledProcessError:
+        # Slurm's accounting does not answer; the job goes on all the same.
+        return AppStatus(AppState.RUNNING)
 
 
 def run_stage(runner: Runner, asked: Submission) -> float:
@@ -123,7 +148,8 @@ def run_stage(runner: Runner, asked: Submission) -> float:
 
 def reason_of(log_folder: Path) -> str:
     """The error that a rank ended with, or, where there is none, the end of the output."""
-    logs = sorted(log_folder.rglob("stderr.log"), key=lambda path: path.stat().st_mtime)
+    found = (*log_folder.rglob("stderr.log"), *log_folder.glob("slurm-*.err"))
+    logs = sorted(found, key=lambda path: path.stat().st_mtime)
     if not logs:
         return f"it wrote nothing under {log_folder}; look at the scheduler's logs"
     lines = logs[-1].read_text(errors="replace").splitlines()

@@ -31,7 +31,10 @@ from jobs.monitoring_facts import StageFacts
 from jobs.settings import JobSettings
 from pipeline.errors import RejectedError, WaitingError
 
-__all__ = ["Day", "plan_of"]
+__all__ = ["SETTLED", "Day", "plan_of"]
+
+SETTLED = ("published", "rejected")
+"""States of a day that the next one may follow"""
 
 # Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
 _USUAL_DAYS = 7
@@ -55,7 +58,7 @@ def plan_of(stages: Stages, settings: JobSettings, given: Sequence[str], day: da
     if day > first:
         yesterday = day - timedelta(days=1)
         record = ledger.day(yesterday)
-        if record is None or record.state not in ("published", "rejected"):
+        if record is None or record.state not in SETTLED:
             state = record.state if record else "not run yet"
             raise WaitingError(
                 f"{day}: the day before it, {yesterday}, is {state}; run that first (jobs.backfill "

@@ -17,7 +17,7 @@ from pathlib import Path
 from torchx.runner import get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
-from jobs.chain.day import Day, plan_of
+from jobs.chain.day import SETTLED, Day, plan_of
 from jobs.chain.plan import check_daily
 from jobs.chain.published import published_days, published_now
 from jobs.chain.stages import Stages
@@ -33,9 +33,19 @@ from pipeline.errors import (
     WaitingError,
 )
 from pipeline.events import clean_events
+from pipeline.partitions import days_between
 from pipeline.settings import load_settings
 
-__all__ = ["day_of", "ended_by", "ledger_of", "parser_of", "run_days", "settings_of"]
+__all__ = [
+    "YESTERDAY",
+    "day_of",
+    "ended_by",
+    "ledger_of",
+    "parser_of",
+    "run_days",
+    "settings_of",
+    "unsettled_days",
+]
 
 _EXIT_CODES: dict[type[FrostrankError], int] = {
     ConfigError: 2,
@@ -44,6 +54,8 @@ _EXIT_CODES: dict[type[FrostrankError], int] = {
     LeaseHeldError: 75,
 }
 _INTERRUPTED = 130
+
+YESTERDAY = "yesterday"
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
@@ -65,7 +77,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 def day_of(text: str) -> date:
     """YYYY-MM-DD, or "yesterday" in UTC: the newest day that can be whole."""
-    if text == "yesterday":
+    if text == YESTERDAY:
         return datetime.now(UTC).date() - timedelta(days=1)
     try:
         return date.fromisoformat(text)
@@ -73,6 +85,15 @@ def day_of(text: str) -> date:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no day; write 2024-01-31 or yesterday"
         ) from None
+
+
+def unsettled_days(arguments: argparse.Namespace, last: date) -> list[date]:
+    """The days up to `last` that are neither published nor rejected; `last` if all are."""
+    settings = settings_of(arguments)
+    first = settings.days.pretraining[1]
+    found = [d.day for d in ledger_of(settings).days(first, last) if d.state in SETTLED]
+    after = found[-1] + timedelta(days=1) if found else first
+    return days_between(min(after, last), last)
 
 
 def settings_of(arguments: argparse.Namespace) -> JobSettings:
@@ -111,7 +132,7 @@ def _driving(arguments: argparse.Namespace, settings: JobSettings) -> Generator[
     """
     ledger = ledger_of(settings)
     with ledger.lease("daily", settings.daily.lease_seconds) as lease, get_runner() as runner:
-        yield Stages(runner=runner, ledger=ledger, lease=lease, config=arguments.config)
+        yield Stages(runner=runner, ledger=ledger, lease=lease, config=arguments.config.absolute())
 
 
 def run_days(
@@ -169,7 +190,7 @@ def _run_day(
     accept: bool,
 ) -> None:
     record, now = stages.ledger.day(day), published_now(settings.data.root)
-    is_settled = record is not None and record.state in ("published", "rejected")
+    is_settled = record is not None and record.state in SETTLED
     plan = plan_of(stages, settings, arguments.overrides, day)
     if record is not None and is_settled and not accept:
         why = stages.changed(plan.prepare())

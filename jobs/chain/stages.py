@@ -9,7 +9,7 @@ left in a scheduler's hands is watched to its end instead of being started twice
 import fcntl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
@@ -25,10 +25,10 @@ from jobs.chain.stage_facts import facts_of, measured
 from jobs.launch import Submission, reason_of, submit, watch
 from jobs.ledger import Ledger
 from jobs.ledger_leases import Lease
-from jobs.ledger_records import EndState, Record, Stage, difference
+from jobs.ledger_records import EndState, Record, Stage
 from jobs.monitoring_facts import StageFacts
 from jobs.monitoring_push import publish_metrics
-from jobs.runs import is_claimed
+from jobs.runs import differences, is_claimed
 from pipeline.digests import texts_digest
 from pipeline.errors import LedgerError, StageError
 
@@ -135,13 +135,14 @@ class Stages:
         )
 
     def changed(self, job: Job) -> str:
-        """What differs from the latest attempt at a stage, however that ended; empty if nothing."""
+        """How its inputs differ from the latest attempt's, however that ended; empty if not.
+
+        A day that is settled is not done again for another setting or another version.
+        """
         latest = self.ledger.latest(job.key)
         if latest is None:
             return "never tried"
-        return difference(
-            replace(latest, state="succeeded"), job.inputs, job.config_digest, program_version()
-        )
+        return "; ".join(differences({"inputs": dict(latest.inputs)}, {"inputs": job.inputs}))
 
     def _attempt(self, job: Job) -> tuple[Record, str]:
         """Once; returns the record, and the reason if it failed."""

@@ -11,7 +11,9 @@ from torchx.runner import get_runner
 from torchx.specs import AppState
 
 from jobs import components
+from jobs.launch import Submission, run_stage, watch
 from jobs.runs import RunFolder
+from pipeline.errors import StageError
 from tests.integration.conftest import settings_of
 from tests.integration.prepared import KINDS, copy_prepared
 from tests.integration.slurm_cluster import NODES, missing_part, slurm_cluster
@@ -118,6 +120,37 @@ def test_another_driver_sees_how_a_stage_failed(runner, shop, tmp_path):
     with get_runner() as another:
         assert ended(another, handle) == AppState.FAILED
     assert "CheckpointError: " in output_of(job)
+
+
+def submission(shop, tmp_path, verb):
+    """A stage whose data is not there."""
+    return Submission(
+        verb=verb,
+        config=shop,
+        overrides=(f"data.root={tmp_path / 'root'}",),
+        title=verb,
+        log_folder=tmp_path / "logs",
+        scheduler="slurm",
+    )
+
+
+def test_a_failed_stage_is_told_by_the_error_it_ended_with(runner, shop, tmp_path):
+    with pytest.raises(StageError, match="export ended FAILED: CheckpointError: "):
+        run_stage(runner, submission(shop, tmp_path, "export"))
+
+
+def test_a_stage_that_somebody_cancels_is_seen_to_end(runner, cluster, shop, tmp_path):
+    job = tmp_path / "job"
+    handle = submit(runner, job, components.prepare(str(shop), f"data.root={tmp_path / 'root'}"))
+    cluster.call("scancel", handle.rpartition("/")[2])
+    asked = submission(shop, tmp_path, "prepare")
+    assert watch(runner, handle, asked, timeout_s=300) == AppState.CANCELLED
+
+
+def test_a_job_that_slurm_does_not_know_is_given_up(runner, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.launch._UNHEARD_OF_S", 2.0)
+    asked = submission(shop, tmp_path, "prepare")
+    assert watch(runner, "slurm://torchx/999999", asked, timeout_s=300) == AppState.UNKNOWN
 
 
 def test_a_day_of_the_chain(cluster, tmp_path):
