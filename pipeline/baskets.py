@@ -17,7 +17,6 @@ from pipeline.catalogue import features_on
 from pipeline.encoding import known_row
 from pipeline.engine import Engine
 from pipeline.hashing import hash_key
-from pipeline.histories import sorted_lists
 from pipeline.negatives import Pool, draw_negatives
 from pipeline.requests import RequestSettings, counts_by_day, own_request_id, request_key
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings, context_features, item_features
@@ -42,12 +41,16 @@ class BasketRequests:
     """of the catalogue"""
     pool: Pool
 
-    def heads(self, events: Table, part: int) -> Table:  # noqa: ARG002 (as other requests)
+    def corrected(self, engine: Engine, events: Table) -> Table:  # noqa: ARG002 (as other requests)
+        """`events`: no times are known that could contradict theirs."""
+        return events
+
+    def heads(self, engine: Engine, events: Table, part: int) -> Table:  # noqa: ARG002 (see above)
         """Every basket, with the numbers that decide what is made of it."""
         chosen = events.filter(
             events.action.isin(self.settings.actions), events.day.isin(list(self.days))
         )
-        items = self.engine.computed("basket_items", self._items(chosen))
+        items = engine.computed("basket_items", self._items(chosen))
         is_known = items.item_id != UNKNOWN_ROW
         heads = items.group_by(*KEYS).agg(
             request_time=items.event_time.min(),
@@ -67,10 +70,10 @@ class BasketRequests:
             num_negatives=ibis.least(asked, outside),
         )
 
-    def made(self, heads: Table) -> Table:
+    def made(self, engine: Engine, heads: Table) -> Table:
         """Baskets with a known item and enough of a history, with their candidates in lists."""
         made = heads.filter(heads.long_enough, heads.known > 0)
-        lists = self._candidate_lists(made)
+        lists = self._candidate_lists(engine, made)
         return made.inner_join(lists, "request_key")
 
     def to_count(self, heads: Table) -> Table:
@@ -103,14 +106,14 @@ class BasketRequests:
         items = items.inner_join(self.day_rows.select("day", "as_of", "known_item_id"), "day")
         return items.mutate(item_id=known_row(items.item_id, items.known_item_id))
 
-    def _candidate_lists(self, made: Table) -> Table:
+    def _candidate_lists(self, engine: Engine, made: Table) -> Table:
         """request_key, and its candidates' features and labels as lists, in hash order.
 
         The features of positives and negatives alike are the catalogue's: if positives had those
         of their own event, a feature that changes over time would tell the label.
         """
         names = item_features(self.features)
-        items = self.engine.table("basket_items")
+        items = engine.table("basket_items")
         items = items.filter(items.item_id != UNKNOWN_ROW)
         items = items.inner_join(made.select("request_key", "num_positives", *KEYS), KEYS)
         items = items.mutate(place=_place(items), label=ibis.literal(1))
@@ -121,9 +124,11 @@ class BasketRequests:
         drawn = draw_negatives(made, items, self.pool)
         drawn = drawn.mutate(place=_place(drawn), label=ibis.literal(0)).select(columns)
         candidates = features_on(ibis.union(positives, drawn), self.versions, names)
-        fields = {f"candidate_{name}": candidates[name] for name in names}
-        fields[f"label_{self.task}"] = candidates.label.cast("int8")
-        return sorted_lists(candidates.group_by("request_key"), candidates.place, fields)
+        lists = {f"candidate_{name}": candidates[name] for name in names}
+        lists[f"label_{self.task}"] = candidates.label.cast("int8")
+        candidates = candidates.select("request_key", "place", **lists)
+        keys, order = ["request_key"], ["place"]
+        return engine.sorted_lists("candidate_lists", candidates, keys, order, list(lists))
 
 
 def _place(items: Table) -> StringValue:

@@ -14,15 +14,16 @@ from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.block_outputs import BlockOutputs, publish_block
-from pipeline.block_users import BlockUsers, Maker
+from pipeline.block_users import BlockUsers
 from pipeline.catalogue import Catalogue, grow_catalogue, read_catalogue
 from pipeline.day_chain import Block
 from pipeline.encoding import Known, day_table, encoded_events, with_part
 from pipeline.engine import Engine
+from pipeline.later import LaterEvents
 from pipeline.negatives import make_pool
 from pipeline.preparation import Preparation
 from pipeline.schema import FeatureSettings
-from pipeline.shown import ShownRequests, corrected_times
+from pipeline.shown import ShownRequests
 from pipeline.vocabulary_growth import (
     GrownVocabulary,
     grow_vocabulary,
@@ -56,15 +57,13 @@ def build_block(
     num_parts = engine.num_user_parts(total["count"])
     encoded = encoded_events(engine, made.features, values, with_part(events, num_parts))
     catalogue = _catalogue(engine, made, block, encoded)
-    later = with_part(later, num_parts)
-    if made.requests.candidates == "events":
-        encoded = corrected_times(engine, "corrected", encoded, made.requests.actions)
-        later = corrected_times(engine, "corrected_later", later, made.requests.actions)
     known = _known(made, block, vocabularies)
     day_rows = day_table(engine, made.features, known)
-    maker = _maker(engine, made, outputs, catalogue, day_rows, later)
+    if made.requests.candidates == "events":
+        maker = _shown(engine, made, block, outputs, later, num_parts)
+    else:
+        maker = _baskets(engine, made, outputs, catalogue, day_rows)
     users = BlockUsers(
-        engine=engine,
         made=made,
         before=block.before,
         day_rows=day_rows,
@@ -72,8 +71,7 @@ def build_block(
         maker=maker,
         with_requests=bool(outputs.requests),
     )
-    for part in range(num_parts):
-        users.build(encoded, part)
+    users.build(engine, encoded)
     publish_block(engine, made, outputs, known, vocabularies, catalogue, maker)
 
 
@@ -119,31 +117,48 @@ def _known(
     return known
 
 
-def _maker(
+def _shown(
+    engine: Engine,
+    made: Preparation,
+    block: Block,
+    outputs: BlockOutputs,
+    later: Table,
+    num_parts: int,
+) -> ShownRequests:
+    days = list(outputs.requests)
+    later_events = LaterEvents(
+        engine=engine,
+        events=later,
+        last_day=block.days[-1],
+        shown_actions=made.requests.actions,
+        tasks=made.tasks,
+    )
+    return ShownRequests(
+        engine=engine,
+        settings=made.requests,
+        tasks=made.tasks,
+        features=made.features,
+        days=days,
+        final=outputs.final,
+        later=later_events,
+        # Without requests nobody asks for labels.
+        later_actions=later_events.actions(num_parts) if days else later,
+    )
+
+
+def _baskets(
     engine: Engine,
     made: Preparation,
     outputs: BlockOutputs,
     catalogue: Catalogue,
     day_rows: Table,
-    later: Table,
-) -> Maker:
-    days = list(outputs.requests)
-    if made.requests.candidates == "events":
-        return ShownRequests(
-            engine=engine,
-            settings=made.requests,
-            tasks=made.tasks,
-            features=made.features,
-            days=days,
-            final=outputs.final,
-            later=later,
-        )
+) -> BasketRequests:
     return BasketRequests(
         engine=engine,
         settings=made.requests,
         task=next(iter(made.tasks)),
         features=made.features,
-        days=days,
+        days=list(outputs.requests),
         day_rows=day_rows,
         versions=catalogue.versions,
         pool=make_pool(engine, made.requests.negatives, catalogue.recent, day_rows),

@@ -4,7 +4,9 @@ A state is what the next block starts from, so it becomes visible when all befor
 vocabularies and the catalogue, then the users' states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -71,19 +73,46 @@ def publish_block(
     maker: Maker,
 ) -> None:
     """Publish the tables that the block's users were built into."""
-    _publish_sequences(engine, made, outputs, vocabularies)
-    if outputs.requests:
-        _publish_requests(engine, made, outputs, known, maker)
     state = outputs.state
-    if "vocabulary" in state:
-        for grown in vocabularies.values():
-            publish_vocabulary(engine, made.root, grown, state["vocabulary"])
-        catalogue_contents = _with_digests(made, state["catalogue"], vocabularies)
-        publish_catalogue(engine, made.root, made.features, catalogue, catalogue_contents)
-    if "history" in state:
-        contents = _with_digests(made, state["history"], vocabularies)
-        states = engine.table("states")
-        publish_states(engine, made.root, made.features, states, contents)
+    with _states_beside(engine, made, state.get("history"), vocabularies):
+        _publish_sequences(engine, made, outputs, vocabularies)
+        if outputs.requests:
+            _publish_requests(engine, made, outputs, known, maker)
+        if "vocabulary" in state:
+            for grown in vocabularies.values():
+                publish_vocabulary(engine, made.root, grown, state["vocabulary"])
+            catalogue_contents = _with_digests(made, state["catalogue"], vocabularies)
+            publish_catalogue(engine, made.root, made.features, catalogue, catalogue_contents)
+
+
+@contextmanager
+def _states_beside(
+    engine: Engine,
+    made: Preparation,
+    plain: Contents | None,
+    vocabularies: Mapping[str, GrownVocabulary],
+) -> Generator[None]:
+    """Write the users' states meanwhile; they become visible when what is within is done.
+
+    Writing a file keeps one core busy, and there are two large ones.
+    """
+    if plain is None:
+        yield
+        return
+    contents = _with_digests(made, plain, vocabularies)
+    before: Future[None] = Future()
+    with engine.beside() as other, ThreadPoolExecutor(1, "states") as thread:
+        table = other.table("states")
+        states = thread.submit(
+            publish_states, other, made.root, made.features, table, contents, before.result
+        )
+        try:
+            yield
+        except BaseException as error:
+            before.set_exception(error)
+            raise
+        before.set_result(None)
+        states.result()
 
 
 def _with(contents: Contents, **values: object) -> Contents:

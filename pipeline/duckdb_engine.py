@@ -1,31 +1,38 @@
 """DuckDB as the pipeline's engine: in this process, on one machine, beyond memory on disk.
 
-Tables are temporary, so what outgrows memory goes to disk under the work folder; times
-without a zone are UTC. Lists in the making are what DuckDB cannot spill, so users are divided into
-parts that fit.
+Tables are in memory, and what outgrows it goes to disk under the work folder; times without a zone
+are UTC. Lists in the making are what DuckDB cannot spill, so users are divided into parts that
+fit. Within a query DuckDB shares out rows by 122,880, more than many a table of users has: so parts
+are built side by side, by workers with a connection each.
 """
 
 import math
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import duckdb
 import ibis
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.expr.operations import Sort
 from ibis.expr.types import NumericValue, Table
 from ibis.util import gen_name
 
+from pipeline.duckdb_connection import DuckDBConnection
 from pipeline.engine import Engine, EngineSettings
+from pipeline.lists import listed_batches, listed_schema
 from pipeline.wide_sort import sorted_batches
 
 __all__ = ["DuckDBEngine", "open_duckdb"]
 
 STREAM_ROWS = 8192
+# Rows that are made into lists at a time.
+LISTED_ROWS = 65_536
 # Of an event in lists while they are made, all columns and DuckDB's own overhead.
 BYTES_PER_EVENT = 600
 # Share of the memory limit that lists in the making may take.
@@ -36,110 +43,170 @@ WIDE_ROWS = 1024
 BUCKET_SHARE = 0.05
 # All are open at once.
 MAX_BUCKETS = 256
+# Python compiles queries for one at a time.
+MAX_WORKERS = 4
+# With fewer, another worker costs more in compiling than it saves.
+EVENTS_PER_WORKER = 200_000
 
 
 @contextmanager
 def open_duckdb(work: Path, settings: EngineSettings) -> Generator["DuckDBEngine"]:
-    """An engine with its database and its spills under `work`."""
+    """An engine with its spills under `work`."""
     with warnings.catch_warnings():
         # Ibis 12 reads schemas by a method that DuckDB 2 calls deprecated.
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-        # A new name each time: DuckDB waits for ever to open a file again while anything of the
-        # first opening lives in this process, such as a stream in an exception that is kept.
-        database = work / f"{gen_name('engine')}.duckdb"
-        connection = ibis.duckdb.connect(database, temp_directory=str(work / "spill"))
+        backend = ibis.duckdb.connect(":memory:", temp_directory=str(work / "spill"))
+        connection = DuckDBConnection(backend)
         try:
-            connection.raw_sql("SET TimeZone = 'UTC'")
             # Every order that matters is asked for; keeping the others costs memory.
-            connection.raw_sql("SET preserve_insertion_order = false")
+            connection.run("SET preserve_insertion_order = false")
             if settings.memory_limit:
-                connection.raw_sql(f"SET memory_limit = '{settings.memory_limit}'")
+                connection.run(f"SET memory_limit = '{settings.memory_limit}'")
             if settings.threads:
-                connection.raw_sql(f"SET threads = {settings.threads}")
-            yield DuckDBEngine(connection, work)
+                connection.run(f"SET threads = {settings.threads}")
+            yield DuckDBEngine(connection, work, Lock())
         finally:
-            connection.disconnect()
+            backend.disconnect()
 
 
 class DuckDBEngine(Engine):
-    """See `Engine`."""
+    """See `Engine`.
+
+    Args:
+        lock: guards the beginning of tables that several workers add to.
+        worker: what the names of its own tables begin with.
+    """
 
     sql_errors = (duckdb.Error,)
     data_errors = (duckdb.Error,)
 
-    def __init__(self, connection: Backend, work: Path) -> None:
+    def __init__(
+        self, connection: DuckDBConnection, work: Path, lock: Lock, worker: str = ""
+    ) -> None:
         self._connection = connection
         self._work = work
+        self._lock = lock
+        self._worker = worker
+        self._own: set[str] = set()
 
     def read_parquet(self, paths: Sequence[Path], filename: str | None = None) -> Table:
         """Scanned where they lie."""
-        return self._connection.read_parquet(
-            [str(path) for path in paths], filename=filename or False, hive_partitioning=False
-        )
+        return self._connection.scan(paths, filename)
 
     def in_memory(self, table: pa.Table) -> Table:
         """Copied into the database. Ibis 12's own way drops a view as DuckDB 2 no longer does."""
-        name, given = gen_name("table"), gen_name("given")
-        self._connection.con.register(given, table)
-        self._connection.raw_sql(f"CREATE TEMP TABLE {name} AS SELECT * FROM {given}")  # noqa: S608
-        self._connection.con.unregister(given)
+        name = gen_name("table")
+        self._connection.create(name, table)
         return self._connection.table(name)
 
-    def computed(self, name: str, table: Table, *, more: bool = False) -> Table:
-        """A temporary table: it spills to disk as it must, but is not made to last."""
-        if more:
-            table = table.select(self._connection.table(name).columns)
-            self._connection.raw_sql(f"INSERT INTO {name} {self._query(table)}")
-        else:
-            self._connection.raw_sql(f"CREATE OR REPLACE TEMP TABLE {name} AS {self._query(table)}")
+    def computed(self, name: str, table: Table) -> Table:
+        """A table in memory, of this worker."""
+        self._own.add(name)
+        query = self._connection.query(table)
+        self._connection.run(f"CREATE OR REPLACE TABLE {self._worker}{name} AS {query}")
         return self.table(name)
 
-    def table(self, name: str) -> Table:
-        """A temporary table."""
-        return self._connection.table(name)
+    def added(self, name: str, table: Table) -> None:
+        """A table in memory, of all workers."""
+        query = self._connection.query(table)
+        with self._lock:
+            self._connection.run(f"CREATE TABLE IF NOT EXISTS {name} AS {query} LIMIT 0")
+        self._connection.run(f"INSERT INTO {name} BY NAME {query}")
 
-    def near(self, table: Table, key: str) -> Table:
-        """In order: DuckDB makes lists of scattered rows two to three times slower."""
-        return table.order_by(key)
+    def forget(self, *names: str) -> None:
+        """Dropped."""
+        for name in names:
+            self._connection.run(f"DROP TABLE IF EXISTS {name}")
+
+    def table(self, name: str) -> Table:
+        """The worker's own, if it has one of that name."""
+        return self._connection.table(self._worker + name if name in self._own else name)
+
+    def sorted_lists(
+        self,
+        name: str,
+        table: Table,
+        keys: Sequence[str],
+        order: Sequence[str],
+        names: Sequence[str],
+    ) -> Table:
+        """Sorted by DuckDB, and made into lists as the rows stream by."""
+        self._own.add(name)
+        rows = table.select(*dict.fromkeys([*keys, *order, *names]))
+        types = rows.schema().to_pyarrow()
+        schema = listed_schema(types, keys, names)
+        sorted_rows = self._connection.batches(rows.order_by([*keys, *order]), LISTED_ROWS)
+        lists = listed_batches((batch.cast(types) for batch in sorted_rows), schema, keys)
+        self._connection.create(
+            self._worker + name, pa.RecordBatchReader.from_batches(schema, lists)
+        )
+        return self.table(name)
 
     def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """Computed as they are read.
-
-        Ibis 12's own `to_pyarrow_batches` calls a method that DuckDB 2 no longer has.
-        """
+        """Computed as they are read, by a connection of their own."""
         order = table.op()
         if isinstance(order, Sort) and any(dtype.is_array() for dtype in table.schema().values()):
             yield from self._wide_sorted(order)
         else:
-            yield from self._batches(table, STREAM_ROWS)
+            yield from self._connection.batches(table, STREAM_ROWS)
 
     def rows_of(self, table: Table) -> list[dict[str, Any]]:
         """By way of Arrow."""
-        return self._connection.to_pyarrow(table).to_pylist()
+        return self._connection.rows_of(table)
 
     def with_condition(self, table: Table, name: str, condition: str) -> Table:
         """By way of a view."""
-        view = gen_name("with_condition")
         condition = f"COALESCE(CAST(({condition}) AS BOOLEAN), FALSE)"
-        query = f'SELECT *, {condition} AS "{name}" FROM ({self._connection.compile(table)})'  # noqa: S608
-        self._connection.raw_sql(f"CREATE VIEW {view} AS {query}")
-        return self._connection.table(view)
+        query = f'SELECT *, {condition} AS "{name}" FROM ({self._connection.compiled(table)})'  # noqa: S608
+        return self._connection.view(query)
 
     def num_user_parts(self, num_events: int) -> int:
-        """By the memory limit in force."""
-        needed = num_events * BYTES_PER_EVENT
-        return max(1, math.ceil(needed / (LIST_SHARE * self._memory_limit)))
+        """By the memory limit in force; each worker gets a part where that is worth its while."""
+        needed = num_events * BYTES_PER_EVENT / (LIST_SHARE * self._connection.memory_limit)
+        workers = min(self._num_workers, num_events // EVENTS_PER_WORKER)
+        return max(1, math.ceil(needed)) * max(1, workers)
+
+    def each_part(self, num_parts: int, build: Callable[[Engine, int], None]) -> None:
+        """As many at a time as there are workers; after an error no further part is begun."""
+        num_workers = min(num_parts, self._num_workers)
+        if num_workers == 1:
+            super().each_part(num_parts, build)
+            return
+        free: SimpleQueue[DuckDBEngine] = SimpleQueue()
+
+        def build_one(part: int) -> None:
+            worker = free.get()
+            try:
+                build(worker, part)
+            finally:
+                free.put(worker)
+
+        with ExitStack() as opened:
+            opened.enter_context(self._connection.fewer_threads(num_workers - 1))
+            for number in range(num_workers):
+                free.put(opened.enter_context(self._worker_of(f"of_{number}_")))
+            pool = opened.enter_context(ThreadPoolExecutor(num_workers, "users"))
+            try:
+                for done in as_completed([pool.submit(build_one, p) for p in range(num_parts)]):
+                    done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def beside(self) -> Generator[Engine]:
+        """By a connection of its own."""
+        with self._worker_of("beside_") as worker:
+            yield worker
+
+    @contextmanager
+    def _worker_of(self, prefix: str) -> Generator["DuckDBEngine"]:
+        """An engine on the same database, whose own tables begin with `prefix`."""
+        with self._connection.another() as connection:
+            yield DuckDBEngine(connection, self._work, self._lock, prefix)
 
     @property
-    def _memory_limit(self) -> float:
-        ((limit,),) = self._connection.con.sql(
-            "SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'"
-        ).fetchall()
-        return _bytes_of(limit)
-
-    def _batches(self, table: Table, num_rows: int) -> Iterator[pa.RecordBatch]:
-        query = self._connection.compile(table)
-        yield from self._connection.con.sql(query).to_arrow_reader(num_rows)
+    def _num_workers(self) -> int:
+        return min(int(self._connection.setting("threads")), MAX_WORKERS)
 
     def _wide_sorted(self, order: Sort) -> Iterator[pa.RecordBatch]:
         """Rows with lists, in order: where they are many, a bucket at a time."""
@@ -148,16 +215,16 @@ class DuckDBEngine(Engine):
         keyed = rows.mutate(**keys)
         bounds = self._bounds(keyed, list(keys))
         if not bounds:
-            yield from self._batches(order.to_expr(), STREAM_ROWS)
+            yield from self._connection.batches(order.to_expr(), STREAM_ROWS)
             return
         folder = self._work / gen_name("sorted")
-        batches = self._batches(keyed, WIDE_ROWS)
+        batches = self._connection.batches(keyed, WIDE_ROWS)
         yield from sorted_batches(batches, list(keys), bounds, folder, WIDE_ROWS)
 
     def _bounds(self, keyed: Table, keys: Sequence[str]) -> list[tuple[Any, ...]]:
         """Where buckets of equal size begin, but the first; none where one is enough."""
         (counts,) = self.rows_of(keyed.agg(rows=keyed.count(), num_bytes=_num_bytes(keyed)))
-        num_buckets = (counts["num_bytes"] or 0) / (BUCKET_SHARE * self._memory_limit)
+        num_buckets = (counts["num_bytes"] or 0) / (BUCKET_SHARE * self._connection.memory_limit)
         if num_buckets <= 1:
             return []
         rows = math.ceil(counts["rows"] / min(math.ceil(num_buckets), MAX_BUCKETS))
@@ -166,13 +233,6 @@ class DuckDBEngine(Engine):
         placed = placed.filter(placed.place > 0, placed.place % rows == 0)
         found = self.rows_of(placed.order_by("place"))
         return [tuple(row[key] for key in keys) for row in found]
-
-    def _query(self, table: Table) -> str:
-        """SQL of the expression. DuckDB widens sums to 128 bits, Ibis says int64: keep to that."""
-        numbers = [name for name, dtype in table.schema().items() if dtype.is_int64()]
-        casts = ", ".join(f'CAST("{name}" AS BIGINT) AS "{name}"' for name in numbers)
-        replaced = f"* REPLACE ({casts})" if casts else "*"
-        return f"SELECT {replaced} FROM ({self._connection.compile(table)})"  # noqa: S608 (names are of our own)
 
 
 def _num_bytes(table: Table) -> NumericValue:
@@ -185,10 +245,3 @@ def _num_bytes(table: Table) -> NumericValue:
         else:
             sizes.append(table.count() * 24)
     return sum(sizes[1:], sizes[0])
-
-
-def _bytes_of(text: str) -> float:
-    """'1.5 GiB' as DuckDB writes it."""
-    number, unit = text.split()
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
-    return float(number) * 1024 ** units.index(unit)

@@ -16,7 +16,6 @@ import pyarrow as pa
 from ibis.expr.types import ArrayValue, IntegerValue, Table
 
 from pipeline.engine import Engine
-from pipeline.hashing import hash_of
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings
 
 __all__ = [
@@ -58,11 +57,9 @@ def encoded_events(
     values: Mapping[str, Table],
     events: Table,
 ) -> Table:
-    """Events with rows, evaluated once: the contract's columns, day, part, raw_item, raw_hash."""
+    """Events with rows, evaluated once: the contract's columns, day, part, raw_item."""
     encoded = with_rows(features, values, events.mutate(raw_item=events.item_id))
-    # What orders unknown items among each other; of known ones their rows do.
-    raw_hash = ibis.ifelse(encoded.item_id == UNKNOWN_ROW, hash_of(encoded.raw_item), 0)
-    return engine.computed("encoded", encoded.mutate(raw_hash=raw_hash))
+    return engine.computed("encoded", encoded)
 
 
 def with_part(users: Table, num_parts: int) -> Table:
@@ -103,5 +100,6 @@ def known_row(row: IntegerValue, num_known: IntegerValue) -> IntegerValue:
 
 
 def known_list(rows: ArrayValue, num_known: IntegerValue) -> ArrayValue:
-    """The rows, 0 for each that did not exist yet."""
-    return rows.map(lambda row: known_row(row, num_known))
+    """The rows, 0 for each that did not exist yet; most lists have none of those."""
+    replaced = rows.map(lambda row: known_row(row, num_known))
+    return ibis.ifelse(rows.maxs() < num_known, rows, replaced)

@@ -9,11 +9,12 @@ is in `duckdb_engine` and `spark_engine`, which are imported only where they are
 import fcntl
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import ibis
 import pyarrow as pa
 from ibis.expr.types import Table
 from pydantic import Field, model_validator
@@ -68,19 +69,41 @@ class Engine(ABC):
         """A small Arrow table as an expression."""
 
     @abstractmethod
-    def computed(self, name: str, table: Table, *, more: bool = False) -> Table:
-        """Evaluate `table` once, on disk, in place of what was computed under that name.
+    def computed(self, name: str, table: Table) -> Table:
+        """Evaluate `table` once, on disk, in place of what was computed under that name."""
 
-        more: keep what was computed under that name, and add to it.
-        """
+    @abstractmethod
+    def added(self, name: str, table: Table) -> None:
+        """Evaluate `table`, and add it to what was added under that name since `forget`."""
+
+    @abstractmethod
+    def forget(self, *names: str) -> None:
+        """Begin anew what is added under these names."""
 
     @abstractmethod
     def table(self, name: str) -> Table:
-        """What was computed under that name."""
+        """What was computed or added under that name."""
 
-    @abstractmethod
-    def near(self, table: Table, key: str) -> Table:
-        """`table` with rows of one key close to each other, where lists are made faster by that."""
+    def sorted_lists(
+        self,
+        name: str,
+        table: Table,
+        keys: Sequence[str],
+        order: Sequence[str],
+        names: Sequence[str],
+    ) -> Table:
+        """Evaluate once, under `name`: a row for each of `keys`, with a list of each of `names`.
+
+        Values stand in the order of the columns `order`, by which no two rows of the same keys are
+        equal. Keys have no nulls. Engines may have a faster way to the same.
+        """
+        # Engines collect in any order, so structs are collected and sorted by their first fields.
+        ordered_by = {f"order_{number}": table[column] for number, column in enumerate(order)}
+        token = ibis.struct({**ordered_by, **{f"of_{name}": table[name] for name in names}})
+        lists = table.group_by(*keys).agg(tokens=token.collect())
+        lists = lists.mutate(tokens=lists.tokens.sort())
+        columns = {name: lists.tokens.map(lambda t, name=name: t[f"of_{name}"]) for name in names}
+        return self.computed(name, lists.select(*keys, **columns))
 
     @abstractmethod
     def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
@@ -102,7 +125,21 @@ class Engine(ABC):
 
     @abstractmethod
     def num_user_parts(self, num_events: int) -> int:
-        """Into how many parts to divide users, so that lists of their events fit into memory."""
+        """Into how many parts to divide users, so that each fits into memory and all cores work."""
+
+    @contextmanager
+    def beside(self) -> Generator["Engine"]:
+        """The engine, with what was computed so far, for use by another thread."""
+        yield self
+
+    def each_part(self, num_parts: int, build: Callable[["Engine", int], None]) -> None:
+        """Call `build(engine, part)` for every part; engines may build several at a time.
+
+        What a part adds to a table (`added`) is added to what other parts do; what else it
+        computes is its own, whatever the name.
+        """
+        for part in range(num_parts):
+            build(self, part)
 
 
 def read_published(engine: Engine, folder: Path, schema: pa.Schema) -> Table:

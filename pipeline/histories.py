@@ -1,8 +1,8 @@
 """Histories: what a user did strictly before a request, oldest first.
 
 A user's events of the days being built lie in chunks of `size`; chunk -1 is what the user's state
-of the day before holds, the last `size` events at most. A history is the end of one chunk after
-the end of the one before it: two lookups, however long the user's past is.
+of the day before holds, the last `size` events at most. A span is a chunk after the one before it,
+so a history is a slice of one span: one lookup, however long the user's past is.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from typing import Any
 import ibis
 from ibis.expr.types import ArrayValue, IntegerValue, Table
 
-from pipeline.hashing import scrambled
+from pipeline.engine import Engine
+from pipeline.hashing import hash_of, scrambled
 from pipeline.schema import UNKNOWN_ROW
 
 __all__ = [
@@ -19,9 +20,10 @@ __all__ = [
     "count_before",
     "joined_lists",
     "last_events",
+    "last_spans",
     "or_empty",
     "placed_events",
-    "sorted_lists",
+    "spans_of",
     "tie",
 ]
 
@@ -39,7 +41,8 @@ def tie(events: Table, names: Sequence[str], actions: Sequence[str] = ()) -> Int
         action = ibis.ifelse(events.action == name, number, action)
     seconds = events.event_time.truncate("s").epoch_seconds().cast("int64")
     known = scrambled(events.item_id * 0x9E3779B1 + seconds * 0x85EBC)
-    item = ibis.ifelse(events.item_id == UNKNOWN_ROW, events.raw_hash, known)
+    # A condition evaluates only the branch it takes: unknown items are few.
+    item = ibis.ifelse(events.item_id == UNKNOWN_ROW, hash_of(events.raw_item), known)
     return item * 2**31 + ((others * 8 + action) & (2**31 - 1))
 
 
@@ -51,24 +54,34 @@ def placed_events(events: Table, actions: Sequence[str], names: Sequence[str]) -
     return chosen.mutate(position=ibis.row_number().over(in_order))
 
 
-def sorted_lists(grouped: Table, first: Any, fields: dict[str, Any], **more: Any) -> Table:
-    """One row a group of `grouped`, with one list a field, in the order of `first`.
-
-    Engines collect in any order, so structs are collected and sorted by their first field.
-    """
-    token = ibis.struct({"sort_key": first, **fields})
-    lists = grouped.agg(tokens=token.collect(), **more)
-    lists = lists.mutate(tokens=lists.tokens.sort())
-    columns = {name: lists.tokens.map(lambda t, name=name: t[name]) for name in fields}
-    return lists.mutate(**columns).drop("tokens")
-
-
-def chunks_of(placed: Table, names: Sequence[str], size: int) -> Table:
-    """user_id, chunk from 0, num_events, and a list a name."""
+def chunks_of(engine: Engine, placed: Table, names: Sequence[str], size: int) -> Table:
+    """user_id, chunk from 0, and a list a name; evaluated."""
     placed = placed.mutate(chunk=placed.position // size)
-    grouped = placed.group_by("user_id", "chunk")
-    fields = {name: placed[name] for name in names}
-    return sorted_lists(grouped, placed.position, fields, num_events=placed.count())
+    return engine.sorted_lists("new_chunks", placed, ["user_id", "chunk"], ["position"], names)
+
+
+def spans_of(engine: Engine, chunks: Table, past: Table | None, names: Sequence[str]) -> Table:
+    """user_id, chunk, num_early, and a list a name: each chunk after the one before it; evaluated.
+
+    `past` has what comes before chunk 0: user_id and the lists; it is a chunk too, -1. `num_early`
+    events of a span are those of the chunk before.
+    """
+    first: Table | None = None
+    if past is not None:
+        first = past.mutate(chunk=ibis.literal(-1, "int64")).select(chunks.columns)
+        chunks = ibis.union(chunks, first)
+    early = chunks.select(
+        "user_id", chunk=chunks.chunk + 1, **{f"early_{name}": chunks[name] for name in names}
+    )
+    late = chunks.filter(chunks.chunk >= 0).rename({f"late_{name}": name for name in names})
+    both = late.left_join(early, ["user_id", "chunk"])
+    num_early = both[f"early_{names[0]}"].length().fill_null(0)
+    lists = joined_lists(both, names, "early_", "late_")
+    spans = both.select("user_id", "chunk", num_early=num_early, **lists)
+    if first is not None:
+        none_early = ibis.literal(0, "int64")
+        spans = ibis.union(spans, first.mutate(num_early=none_early).select(spans.columns))
+    return engine.computed("spans", spans)
 
 
 def count_before(placed: Table, heads: Table) -> Table:
@@ -88,33 +101,38 @@ def count_before(placed: Table, heads: Table) -> Table:
     return both.filter(both.is_event == 0).select("request_key", "user_id", "num_before")
 
 
-def last_events(asked: Table, chunks: Table, names: Sequence[str], size: int) -> Table:
+def last_events(asked: Table, spans: Table, names: Sequence[str], size: int) -> Table:
     """`asked` (with user_id, num_before) and a list `history_<name>` per name.
 
-    The last `size` of the user's events: those before, in chunk -1, and `num_before` of the others.
+    The last `size` of the user's events: those of the past, and `num_before` of the others.
     """
     last = ibis.ifelse(asked.num_before > 0, (asked.num_before - 1) // size, -1)
-    asked = asked.mutate(last_chunk=last)
-    asked = asked.mutate(
-        in_last=ibis.ifelse(asked.last_chunk >= 0, asked.num_before - asked.last_chunk * size, size)
+    columns = asked.columns
+    asked = asked.mutate(span_asked=last)
+    others = ["num_early", *names]
+    span = spans.select(
+        span_user="user_id", span_chunk="chunk", **{f"span_{n}": spans[n] for n in others}
     )
-    late = chunks.select("user_id", "chunk", **{f"late_{name}": chunks[name] for name in names})
-    early = chunks.select("user_id", "chunk", **{f"early_{name}": chunks[name] for name in names})
-    kept = asked.columns
-    joined = asked.left_join(
-        late, [asked.user_id == late.user_id, asked.last_chunk == late.chunk]
-    ).select(asked, *(f"late_{name}" for name in names))
-    joined = joined.left_join(
-        early, [joined.user_id == early.user_id, joined.last_chunk - 1 == early.chunk]
-    ).select(joined, *(f"early_{name}" for name in names))
-    histories: dict[str, ArrayValue] = {}
-    for name in names:
-        earlier = or_empty(joined[f"early_{name}"])
-        latest = or_empty(joined[f"late_{name}"])
-        first = ibis.greatest(earlier.length() - (size - joined.in_last), 0)
-        histories[f"history_{name}"] = earlier[first:].concat(latest[: joined.in_last])
-    columns = [name for name in kept if name not in ("last_chunk", "in_last")]
-    return joined.select(*columns, **histories)
+    found = asked.left_join(
+        span, [asked.user_id == span.span_user, asked.span_asked == span.span_chunk]
+    )
+    # Where there are no new events before, all of the past is.
+    in_last = ibis.ifelse(found.num_before > 0, found.num_before - found.span_asked * size, size)
+    found = found.mutate(span_end=found.span_num_early + in_last)
+    found = found.mutate(span_start=ibis.greatest(found.span_end - size, 0))
+    histories = {
+        f"history_{name}": or_empty(found[f"span_{name}"][found.span_start : found.span_end])
+        for name in names
+    }
+    return found.select(*columns, **histories)
+
+
+def last_spans(spans: Table, names: Sequence[str], size: int) -> Table:
+    """user_id and, under their own names, the lists of each user's last `size` events."""
+    last = spans.group_by("user_id").agg(chunk=spans.chunk.max())
+    found = spans.semi_join(last, ["user_id", "chunk"])
+    start = ibis.greatest(found[names[0]].length() - size, 0)
+    return found.select("user_id", **{name: found[name][start:] for name in names})
 
 
 def joined_lists(table: Table, names: Sequence[str], first: str, second: str) -> dict[str, Any]:

@@ -133,9 +133,8 @@ def only_final(
     for name in tasks:
         labels = requests[f"label_{name}"]
         is_final = requests.day.isin(list(final[name])) if final[name] else ibis.literal(0) == 1
-        made[f"label_{name}"] = labels.map(
-            lambda value, is_final=is_final: ibis.ifelse(is_final, value, ibis.null(INT8))
-        )
+        unknown = labels.map(lambda _: ibis.null(INT8))
+        made[f"label_{name}"] = ibis.ifelse(is_final, labels, unknown)
     return requests.mutate(**made)
 
 

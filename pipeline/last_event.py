@@ -20,7 +20,7 @@ from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.block_outputs import BlockOutputs, publish_block
-from pipeline.block_users import Past, add_requests
+from pipeline.block_users import Past, add_requests, all_spans
 from pipeline.catalogue import Catalogue, grow_catalogue
 from pipeline.digests import code_version, texts_digest
 from pipeline.encoding import Known, day_table, encoded_events, with_part
@@ -28,7 +28,7 @@ from pipeline.engine import Engine
 from pipeline.errors import ConfigError
 from pipeline.events import clean_events, event_manifests, read_events
 from pipeline.hashing import hash_key, hash_number
-from pipeline.histories import chunks_of, placed_events
+from pipeline.histories import placed_events
 from pipeline.negatives import make_pool
 from pipeline.partitions import days_between
 from pipeline.preparation import Preparation
@@ -203,9 +203,10 @@ def _build_users(
     names = item_features(made.features)
     in_sequences = placed_events(before, made.sequences.actions, names)
     columns = sequence_columns(made.features)
-    engine.computed("pieces", cut_sequences(in_sequences, None, made.sequences, columns))
+    pieces = cut_sequences(engine, in_sequences, None, made.sequences, columns)
+    engine.computed("pieces", pieces)
+    engine.forget("heads", "requests")
     placed = placed_events(before, made.requests.history_actions, names)
     placed = engine.computed("placed", placed)
-    chunks = chunks_of(placed, ["event_time", *names], made.requests.max_history)
-    chunks = engine.computed("chunks", chunks)
-    add_requests(engine, made, maker, maker.day_rows, Past(placed=placed, chunks=chunks), last)
+    past = Past(placed=placed, spans=all_spans(engine, made, placed, None))
+    add_requests(engine, made, maker, maker.day_rows, past, last)

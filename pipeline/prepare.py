@@ -46,9 +46,9 @@ STATE_CODE = (
         "histories",
         "sequences",
     ),
-    *("user_states", "shown", "block", "block_users"),
+    *("user_states", "shown", "corrected", "block", "block_users"),
 )
-REQUEST_CODE = (*STATE_CODE, "requests", "baskets", "negatives", "labels", "tasks")
+REQUEST_CODE = (*STATE_CODE, "requests", "baskets", "negatives", "labels", "later", "tasks")
 
 
 def prepare(made: Preparation, settings: EngineSettings = DUCKDB) -> PrepareReport:

@@ -104,7 +104,7 @@ def request_key(heads: Table, seed: int) -> StringValue:
 
 def finished_requests(
     heads: Table,
-    chunks: Table,
+    spans: Table,
     day_rows: Table,
     settings: RequestSettings,
     features: Sequence[FeatureSettings],
@@ -113,10 +113,10 @@ def finished_requests(
     """`heads` with their histories, what was not known before their day being row 0.
 
     `heads` have the candidates' lists and num_before, the history events of these days before
-    them; `chunks` those events and the ones of earlier days.
+    them; `spans` those events and the ones of earlier days.
     """
     names = item_features(features)
-    found = last_events(heads, chunks, [*names, "event_time"], settings.max_history)
+    found = last_events(heads, spans, [*names, "event_time"], settings.max_history)
     found = found.rename(history_time="history_event_time")
     found = found.inner_join(day_rows.drop("as_of"), "day")
     known: dict[str, ibis.Value] = {}
@@ -126,7 +126,9 @@ def finished_requests(
     for name in context_features(features):
         known[name] = known_row(found[name], found[f"known_{name}"])
     for column in [*(f"candidate_{name}" for name in names), *(f"label_{t}" for t in tasks)]:
-        known[column] = known.get(column, found[column])[: settings.max_candidates]
+        values = known.get(column, found[column])
+        is_short = values.length() <= settings.max_candidates
+        known[column] = ibis.ifelse(is_short, values, values[: settings.max_candidates])
     return found.mutate(**known)
 
 

@@ -40,14 +40,15 @@ RESERVED_NAMES = ("user_id", "event_time", "action", "request_id", "request_time
 RESERVED_PREFIXES = ("history_", "candidate_", "label_")
 # Columns that `prepare` adds to events and items on the way; a feature's would be overwritten.
 INTERNAL_NAMES = (
-    *("raw", "found", "since", "raw_item", "raw_hash", "part", "corrected", "file"),
+    *("raw", "found", "since", "raw_item", "part", "corrected", "file"),
     *("source_file", "reason"),
     *("tie", "position", "piece", "chunk", "num_events", "num_open", "tokens", "sort_key"),
     *("number", "own_id", "request_key", "num_before", "num_past", "long_enough", "time", "label"),
+    *("given_id", "first_time", "last_time", "goes_on", "num_early"),
     *("as_of", "known", "unknown", "num_items", "num_positives", "num_asked", "num_negatives"),
     *("place", "recent", "until", "is_last", "user_key", "in_validation"),
 )
-INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_")
+INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_", "span_")
 
 
 class FeatureSettings(Settings):

@@ -19,7 +19,7 @@ from ibis.expr.types import IntegerValue, Table
 from pydantic import Field, model_validator
 
 from pipeline.engine import Engine
-from pipeline.histories import joined_lists, sorted_lists
+from pipeline.histories import joined_lists
 from pipeline.schema import FeatureSettings, item_features
 from pipeline.settings import Settings
 
@@ -63,7 +63,11 @@ def sequence_columns(features: Sequence[FeatureSettings]) -> list[str]:
 
 
 def cut_sequences(
-    placed: Table, opened: Table | None, settings: SequenceSettings, names: Sequence[str]
+    engine: Engine,
+    placed: Table,
+    opened: Table | None,
+    settings: SequenceSettings,
+    names: Sequence[str],
 ) -> Table:
     """All pieces: user_id, day (of the last event; null without new ones), num_events, the lists.
 
@@ -76,10 +80,9 @@ def cut_sequences(
         placed = placed.left_join(before, "user_id").drop("user_id_right")
         placed = placed.mutate(position=placed.position + placed.num_open.fill_null(0))
     placed = placed.mutate(piece=placed.position // size)
-    fields = {name: placed[name] for name in names}
-    pieces = sorted_lists(
-        placed.group_by("user_id", "piece"), placed.position, fields, day=placed.day.max()
-    )
+    keys = ["user_id", "piece"]
+    pieces = engine.sorted_lists("new_pieces", placed, keys, ["position"], ["day", *names])
+    pieces = pieces.mutate(day=pieces.day.maxs())
     if opened is not None:
         pieces = _continued(pieces, opened, names)
     return pieces.mutate(num_events=pieces.event_time.length())

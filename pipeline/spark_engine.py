@@ -101,26 +101,30 @@ class SparkEngine(Engine):
         pq.write_table(table, folder / "part-0.parquet")
         return self.read_parquet([folder])
 
-    def computed(self, name: str, table: Table, *, more: bool = False) -> Table:
+    def computed(self, name: str, table: Table) -> Table:
         """Parquet under the work folder, a new folder each time: the old one may still be read."""
-        if not more:
-            self._folders[name] = self._work / gen_name(name)
-        folder = self._folders[name]
+        self.forget(name)
+        self.added(name, table)
+        return self._tables[name]
+
+    def added(self, name: str, table: Table) -> None:
+        """More files in the folder."""
+        folder = self._folders.setdefault(name, self._work / gen_name(name))
         frame = self._frame(table)
         frame.write.mode("append").parquet(_uri(folder))
         # The schema is known, so no footer is read; what files there are is seen now.
         self._tables[name] = self._view(
             self._session.read.schema(frame.schema).parquet(_uri(folder))
         )
-        return self._tables[name]
+
+    def forget(self, *names: str) -> None:
+        """The next ones get a folder of their own."""
+        for name in names:
+            self._folders.pop(name, None)
 
     def table(self, name: str) -> Table:
         """Read from its folder."""
         return self._tables[name]
-
-    def near(self, table: Table, key: str) -> Table:  # noqa: ARG002 (see below)
-        """As it is: Spark brings a group's rows together by itself."""
-        return table
 
     def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
         """Written by the executors, read file after file in the order of their partitions."""

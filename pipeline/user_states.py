@@ -7,7 +7,7 @@
 With it, day D + 1 is built from its own events alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from ibis.expr.types import Table
 
 from pipeline.encoding import with_part
 from pipeline.engine import Engine, read_published
-from pipeline.histories import last_events
+from pipeline.histories import last_spans
 from pipeline.partitions import Contents, day_folder, publish
 from pipeline.schema import FeatureSettings, item_features
 
 __all__ = [
     "next_states",
-    "past_chunks",
+    "past_events",
     "past_sequences",
     "publish_states",
     "read_states",
@@ -65,12 +65,10 @@ def read_states(
     return with_part(states.mutate(**times), num_parts)
 
 
-def past_chunks(states: Table, names: Sequence[str]) -> Table:
-    """History events as chunk -1 of `histories`: user_id, chunk, num_events, lists."""
+def past_events(states: Table, names: Sequence[str]) -> Table:
+    """History events as `histories` continues them: user_id, lists."""
     return states.select(
         "user_id",
-        chunk=ibis.literal(-1, "int64"),
-        num_events=states.history_time.length(),
         event_time="history_time",
         **{name: states[f"history_{name}"] for name in names},
     )
@@ -87,12 +85,10 @@ def past_sequences(states: Table, names: Sequence[str]) -> Table:
     )
 
 
-def next_states(chunks: Table, opened: Table, names: Sequence[str], size: int) -> Table:
-    """States after the last day: from all chunks of histories, and the open subsequences."""
-    new = chunks.num_events.sum(where=chunks.chunk >= 0).fill_null(0)
-    asked = chunks.group_by("user_id").agg(num_before=new)
-    lists = last_events(asked, chunks, ["event_time", *names], size).drop("num_before")
-    lists = lists.rename(history_time="history_event_time")
+def next_states(spans: Table, opened: Table, names: Sequence[str], size: int) -> Table:
+    """States after the last day: from all spans of histories, and the open subsequences."""
+    lists = last_spans(spans, ["event_time", *names], size)
+    lists = lists.rename(history_time="event_time", **{f"history_{name}": name for name in names})
     opened = opened.select(
         open_user="user_id",
         open_time="event_time",
@@ -109,8 +105,9 @@ def publish_states(
     features: Sequence[FeatureSettings],
     states: Table,
     contents: Contents,
+    before: Callable[[], object],
 ) -> None:
-    """Publish the states as of the last day."""
+    """Publish the states as of the last day; they become visible when `before` has returned."""
     assert contents.day is not None
     schema = states_schema(features)
     filled = {
@@ -119,4 +116,11 @@ def publish_states(
         if name != "user_id"
     }
     rows = engine.stream(states.mutate(**filled).order_by("user_id"))
-    publish(states_folder(root, contents.day), contents, schema, rows, ROW_GROUP_ROWS)
+    folder = states_folder(root, contents.day)
+    publish(folder, contents, schema, _then(rows, before), ROW_GROUP_ROWS)
+
+
+def _then(rows: Iterator[pa.RecordBatch], done: Callable[[], object]) -> Iterator[pa.RecordBatch]:
+    """The rows; a manifest is written only after the last one, so after `done`."""
+    yield from rows
+    done()

@@ -128,9 +128,11 @@ class Day:
         try:
             self.stages.run(self.plan.prepare())
         except StageFailedError as error:
-            if error.reason.startswith("DataCheckError"):
+            if error.reason.startswith(f"DataCheckError: day {self.plan.day}:"):
                 raise RejectedError(f"{self.plan.day}: {error.reason}") from None
-            if error.reason.startswith(("MissingDayError", "HalfWrittenDayError")):
+            # What is wrong with an earlier day keeps this one waiting until that one is mended.
+            waited = ("DataCheckError", "MissingDayError", "HalfWrittenDayError")
+            if error.reason.startswith(waited):
                 raise WaitingError(f"{self.plan.day}: {error.reason}") from None
             raise
 

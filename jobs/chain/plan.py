@@ -27,6 +27,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.partitions import day_folder, days_between, find_manifest
 from pipeline.partitions import read_manifest as read_day
 from pipeline.settings import load_settings, settings_digest
+from pipeline.tasks import time_to_label
 
 __all__ = ["DayPlan", "Job", "check_daily"]
 
@@ -206,7 +207,9 @@ class DayPlan:
         found: list[date] = []
         for day in days_between(first, self.day):
             manifest = find_manifest(day_folder(self.settings.data.root, "requests", day))
-            if manifest is not None and task in manifest.final_tasks:
+            is_final = manifest is not None and task in manifest.final_tasks
+            # A later day, that has been gone back from, may have made more of them final.
+            if is_final and self._final_on(task, day) <= self.day:
                 found.append(day)
         return found
 
@@ -220,11 +223,23 @@ class DayPlan:
         for day in self.final_days(task):
             if ranker is not None and day <= ranker.requests_until:
                 continue
-            if day in self.rejected:
+            if self._is_rejected(task, day):
                 continue
             follows = bool(found) and day - found[-1] == timedelta(days=1)
             found = [*found, day] if follows else [day]
         return found
+
+    def _is_rejected(self, task: str, day: date) -> bool:
+        """Whether the day was, or the one on which its labels, then final, were first looked at."""
+        # This day itself is being run again.
+        rejected = self.rejected - {self.day}
+        return not rejected.isdisjoint({day, self._final_on(task, day)})
+
+    def _final_on(self, task: str, day: date) -> date:
+        """The day with which the labels of a day become final."""
+        tasks = self.settings.tasks
+        wait = time_to_label(tasks, task) if tasks[task].label_actions else timedelta()
+        return day + timedelta(days=-(-wait // timedelta(days=1)))
 
     def settings_of(self, task: str) -> JobSettings:
         """Under which the day's folders of a task are found."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from jobs.chain.driver import ledger_of
 from jobs.ledger import Ledger
+from jobs.monitoring_push import textfile_path
 from jobs.settings import JobSettings
 from pipeline.settings import load_settings
 from tests.integration.forked_scheduler import Server, Started
@@ -114,6 +115,12 @@ class Market:
     def attempts(self, day: date) -> list[tuple[str, str]]:
         """Stage and state of all attempts of a day, in their order."""
         return [(record.key.stage, record.state) for record in self.ledger.records(day, day)]
+
+    def told(self, name: str, stage: str, task: str = "") -> float:
+        """A figure as Prometheus would find it."""
+        text = textfile_path(self.folder / "metrics", stage, task).read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith(f"frostrank_{name}{{")]
+        return float(line.split()[-1])
 
     def change(self, day: date, change: Callable[[pa.Table], pa.Table]) -> None:
         """Rewrite the events of a day that has arrived: table -> table."""

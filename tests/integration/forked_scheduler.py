@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -61,7 +61,13 @@ class Started:
     @property
     def output(self) -> str:
         """Both streams."""
-        return "".join((self.folder / f"{name}.log").read_text() for name in ("stdout", "stderr"))
+        paths = [self.folder / f"{name}.log" for name in ("stdout", "stderr")]
+        return "".join(path.read_text() for path in paths if path.exists())
+
+    @property
+    def num_file_events(self) -> int:
+        """How often it touched files that were watched."""
+        return int((self.folder / "file_events").read_text())
 
     def end(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end; the exit code."""
@@ -120,7 +126,8 @@ class Server:
             arguments: of the command line.
             folder: for its output.
             remembers: of the runner that it gets in place of torchx's; None: it keeps torchx's.
-            dies: SIGKILL when it touches files under this folder for the n-th time.
+            dies: SIGKILL when it touches files under this folder for the n-th time; 0: never, but
+                count how often it does.
         """
         folder.mkdir(parents=True, exist_ok=True)
         pid = self.ask(
@@ -251,13 +258,13 @@ def _work(question: dict[str, Any], address: Path) -> NoReturn:
     _make_light()
     if question["remembers"] is not None:
         _replace_runner(Server(address), remembers=question["remembers"])
-    if question["dies"]:
-        _die_at(*question["dies"])
+    num_events = _watch_files(*question["dies"]) if question["dies"] else int
     sys.argv = [question["module"], *question["arguments"]]
     code: Any = 1
     try:
         sys.modules[question["module"]].main()
         code = 0
+        (folder / "file_events").write_text(str(num_events()))
     except SystemExit as error:
         code = error.code or 0
     except BaseException:  # noqa: BLE001 - the interpreter would print it and exit with 1
@@ -283,7 +290,8 @@ def _replace_runner(server: Server, *, remembers: bool) -> None:
         sys.modules[name].__dict__["get_runner"] = lambda: ForkedRunner(server, remembers=remembers)
 
 
-def _die_at(folder: str, number: int) -> None:
+def _watch_files(folder: str, number: int) -> Callable[[], int]:
+    """Die at the n-th event under a folder; returns what counts them."""
     count = 0
 
     def see(event: str, arguments: tuple[Any, ...]) -> None:
@@ -294,6 +302,7 @@ def _die_at(folder: str, number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(see)
+    return lambda: count
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from embeddings.export import read_export
+from jobs.runs import is_claimed
 from tests.integration.daily_market import FIRST, Market, day_number, flipped, half, simulate
 from tests.integration.forked_scheduler import Server
 
@@ -20,6 +21,7 @@ TODAY, TOMORROW, DAY_AFTER = (day_number(NUM_READY + number) for number in range
 YESTERDAY, BEFORE = day_number(NUM_READY - 1), day_number(NUM_READY - 2)
 STAGES = ["prepare", "test", "pretrain", "export", "rank", "gate", "publish"]
 WHOLE = [(stage, "succeeded") for stage in STAGES]
+TOLD = {"succeeded": 2, "failed": 3, "rejected": 4}
 PATIENCE_S = 120
 
 
@@ -130,22 +132,30 @@ def test_bad_days_are_stopped_until_they_are_mended(market):
     assert str(path) in output
     # Another attempt would meet the same.
     assert market.attempts(TODAY) == [("prepare", "failed")]
+    assert market.told("run_state", "prepare") == TOLD["failed"]
 
     market.bring(TODAY)
     market.change(TODAY, half)
     code, output = market.daily(TODAY)
     assert (code, "checks.max_rows_change" in output) == (REJECTED, True)
     assert market.state(TODAY) == "rejected"
+    assert market.told("run_state", "prepare") == TOLD["rejected"]
     assert market.published()["day"] == str(YESTERDAY)
     code, output = market.daily(TODAY)
     assert (code, "rejected before" in output) == (REJECTED, True)
+    # What comes after would be built on it.
+    market.bring(TOMORROW)
+    code, output = market.daily(TOMORROW)
+    assert (code, f"DataCheckError: day {TODAY}" in output) == (WAITING, True)
+    assert market.state(TOMORROW) == "failed"
 
     market.bring(TODAY)
     code, output = market.daily(TODAY)
     assert code == PUBLISHED, output
     assert market.published()["day"] == str(TODAY)
+    assert market.told("run_state", "prepare") == TOLD["succeeded"]
     states = [state for stage, state in market.attempts(TODAY) if stage == "prepare"]
-    assert states == ["failed", "failed", "succeeded"]
+    assert states == ["failed", "rejected", "succeeded"]
 
 
 def test_a_poisoned_day_is_left_out(market):
@@ -159,6 +169,8 @@ def test_a_poisoned_day_is_left_out(market):
     assert (code, "progressive: published ranker at" in output) == (REJECTED, True), output
     # Nothing has learned from it.
     assert market.attempts(TOMORROW) == WHOLE[:2]
+    assert market.told("gate_progressive_passed", "gate", "ctr") == 0
+    assert market.told("run_state", "gate", "ctr") == TOLD["rejected"]
     assert market.published()["day"] == str(TODAY)
     kept = market.published()["rankers"]
     code, output = market.daily(DAY_AFTER)
@@ -207,18 +219,15 @@ def test_a_wrong_setting_is_named(market, override, message):
     assert not market.state(TODAY)
 
 
-def killed_in(market, stage):
-    """A driver of today's killed while a stage, which is then halted, was at work."""
+def killed_while_pretraining(market):
+    """A driver of today's killed while its stage, which is then halted, was at work."""
     market.bring(TODAY)
     driver = market.start("daily", "--day", str(TODAY))
-
-    def at_work():
-        lines = market.server.running().items()
-        return [pid for pid, line in lines if line[0] == f"jobs.{stage}"]
-
-    (pid,) = wait_for(at_work)
+    wait_for(lambda: is_claimed(market.root / "pretraining" / f"day={TODAY}"))
+    lines = market.server.running().items()
+    (pid,) = [pid for pid, line in lines if line[0] == "jobs.pretrain"]
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: market.attempts(TODAY)[-1] == (stage, "running"))
+    wait_for(lambda: market.attempts(TODAY)[-1:] == [("pretrain", "running")])
     code, output = market.daily(TODAY)
     assert (code, "LeaseHeldError" in output) == (HELD, True)
     driver.kill()
@@ -228,7 +237,7 @@ def killed_in(market, stage):
 
 def test_what_a_killed_driver_left_with_a_scheduler_is_not_started_again(market):
     market.remembers = True
-    pid = killed_in(market, "pretrain")
+    pid = killed_while_pretraining(market)
     driver = market.start("daily", "--day", str(TODAY))
     wait_for(lambda: "left by a driver that is gone" in driver.output)
     os.kill(pid, signal.SIGCONT)
@@ -237,7 +246,7 @@ def test_what_a_killed_driver_left_with_a_scheduler_is_not_started_again(market)
 
 
 def test_what_nobody_knows_of_any_more_is_waited_for(market):
-    pid = killed_in(market, "pretrain")
+    pid = killed_while_pretraining(market)
     driver = market.start("daily", "--day", str(TODAY))
     wait_for(lambda: "still at work there; waiting for them" in driver.output)
     os.kill(pid, signal.SIGCONT)
@@ -247,10 +256,19 @@ def test_what_nobody_knows_of_any_more_is_waited_for(market):
 
 
 def test_on_this_machines_own_scheduler_with_two_processes(market):
+    """What another scheduler has done of the day is not done again."""
     market.bring(TODAY)
-    stages = [f"daily.stages.{stage}.processes=2" for stage in ("pretrain", "rank")]
-    overrides = [word for stage in stages for word in ("--set", stage)]
-    driver = market.start("daily", "--day", str(TODAY), *overrides, real=True)
+    driver = market.start("daily", "--day", str(TODAY))
+    wait_for(lambda: ("export", "succeeded") in market.attempts(TODAY))
+    for pid in market.server.running():
+        os.kill(pid, signal.SIGKILL)
+    assert driver.end() == -signal.SIGKILL
+    arguments = ("--day", str(TODAY), "--set", "daily.stages.rank.processes=2")
+    driver = market.start("daily", *arguments, real=True)
     assert driver.end(timeout_s=600) == PUBLISHED, driver.output
-    assert market.attempts(TODAY) == WHOLE
+    done = [stage for stage, state in market.attempts(TODAY) if state == "succeeded"]
+    assert done == STAGES
+    assert "export: done before" in driver.output
+    folder = market.root / "ranking" / "ctr" / "ST_SF" / f"day={TODAY}"
+    assert json.loads((folder / "result.json").read_text())["world_size"] == 2
     assert "the job goes on" in driver.output

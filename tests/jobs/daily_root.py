@@ -137,6 +137,7 @@ def write_config(folder: Path) -> Path:
 
 def export_of(folder: Path, tables: dict[str, torch.Tensor], rows_per_file: int = 2) -> None:
     """Write a sparse export, each table in rectangles of so many rows and half of the columns."""
+    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, ExportedTable] = {}
     for name, values in tables.items():
         num_rows, dim = values.shape

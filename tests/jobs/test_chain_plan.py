@@ -268,3 +268,11 @@ def test_a_config_that_cannot_run_day_after_day(chain, overrides, message):
 def test_a_config_that_can(chain):
     check_daily(chain.settings())
     assert chain.settings().days.pretraining[1] == FIRST == date(2024, 1, 8)
+
+
+def test_labels_that_a_later_day_made_final_are_left_to_it(chain):
+    """As after going back from that day."""
+    for day in DAYS[:4]:
+        chain.requests(day, "ctr")
+    plan = plan_of(chain, DAYS[2], before=published(chain, DAYS[0]))
+    assert plan.final_days("ctr") == DAYS[:2]

@@ -127,11 +127,11 @@ def values_of(root, feature, day=DAYS.training[1]):
 
 
 def tree(root):
-    """Every published file and its bytes."""
+    """Every published file and its bytes; not what prepare notes down for itself."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", ".source_digests.json")
     }
 
 

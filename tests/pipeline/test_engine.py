@@ -1,19 +1,20 @@
+import threading
 from datetime import date
 
 import ibis
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from pipeline import duckdb_engine
 from pipeline.engine import EngineSettings, open_engine
 from pipeline.errors import DataError
 from pipeline.partitions import Contents, day_folder, publish
 
 
 def setting(engine, name):
-    query = f"SELECT value FROM duckdb_settings() WHERE name = '{name}'"
-    ((value,),) = engine._connection.con.sql(query).fetchall()
-    return value
+    return engine._connection.setting(name)
 
 
 def test_only_one_at_a_time_and_the_work_folder_is_removed(tmp_path):
@@ -79,17 +80,20 @@ def test_memory_threads_and_time_zone(tmp_path):
 def test_users_are_divided_by_the_memory_there_is(tmp_path):
     with open_engine(tmp_path, EngineSettings(memory_limit="1.2GB")) as engine:
         few, many = (engine.num_user_parts(number) for number in (0, 10_000_000))
-    assert (few, many) == (1, 21)
+        num_workers = min(int(setting(engine, "threads")), duckdb_engine.MAX_WORKERS)
+    assert (few, many) == (1, 21 * num_workers)
 
 
 def test_adding_to_a_table_goes_by_the_names_of_columns(tmp_path):
     with open_engine(tmp_path) as engine:
-        engine.computed("t", engine.in_memory(pa.table({"a": [1], "b": ["x"]})))
-        added = engine.in_memory(pa.table({"b": ["y"], "more": [0.5], "a": [2]}))
-        engine.computed("t", added, more=True)
+        engine.added("t", engine.in_memory(pa.table({"a": [1], "b": ["x"]})))
+        added = engine.in_memory(pa.table({"b": ["y"], "a": [2]}))
+        engine.added("t", added)
         rows = [row for batch in engine.stream(engine.table("t")) for row in batch.to_pylist()]
         assert sorted(rows, key=str) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
-        assert engine.rows_of(engine.computed("t", added).select("b")) == [{"b": "y"}]
+        engine.forget("t", "never")
+        engine.added("t", added)
+        assert engine.rows_of(engine.table("t")) == [{"b": "y", "a": 2}]
 
 
 def test_sums_stay_whole_numbers(tmp_path):
@@ -122,8 +126,72 @@ def test_settings_that_do_not_fit(changed, sentence):
 def test_opens_again_while_something_of_the_first_time_lives(tmp_path):
     """As a stream does in the traceback of an exception that a caller keeps."""
     with open_engine(tmp_path) as engine:
-        stream = engine._batches(ibis.range(5).unnest().name("number").as_table(), 1)
+        stream = engine._connection.batches(ibis.range(5).unnest().name("number").as_table(), 1)
         next(stream)
     with open_engine(tmp_path) as engine:
         assert engine.rows_of(engine.in_memory(pa.table({"x": [1]}))) == [{"x": 1}]
     del stream
+
+
+def test_parts_are_built_side_by_side_each_with_tables_of_its_own(tmp_path):
+    """The first two parts wait for each other, so they are built at the same time."""
+    both = threading.Barrier(2, timeout=60)
+
+    def build(worker, part):
+        of_part = numbers.filter(numbers.x % 5 == part)
+        own = worker.computed("own", of_part)
+        if part < 2:
+            both.wait()
+        assert setting(worker, "threads") == "1"
+        worker.added("every", worker.table("own").mutate(part=part))
+        assert {row["x"] % 5 for row in worker.rows_of(own)} == {part}
+
+    with open_engine(tmp_path, EngineSettings(threads=2)) as engine:
+        numbers = engine.computed("numbers", engine.in_memory(pa.table({"x": list(range(50))})))
+        engine.each_part(5, build)
+        assert setting(engine, "threads") == "2"
+        rows = engine.rows_of(engine.table("every"))
+        assert sorted((row["part"], row["x"]) for row in rows) == [
+            (part, x) for part in range(5) for x in range(part, 50, 5)
+        ]
+
+
+def test_after_an_error_in_one_part_no_other_is_begun(tmp_path):
+    begun = []
+
+    def build(worker, part):
+        begun.append(part)
+        raise ZeroDivisionError
+
+    with open_engine(tmp_path, EngineSettings(threads=2)) as engine:
+        with pytest.raises(ZeroDivisionError):
+            engine.each_part(100, build)
+        assert len(begun) < 100
+        assert engine.rows_of(engine.in_memory(pa.table({"x": [1]}))) == [{"x": 1}]
+
+
+def test_times_with_a_zone_are_read_as_utc_without(tmp_path):
+    """Also in lists, and those that are no time at all; other resolutions stay as they are."""
+    moments = [1_700_000_000_123_456, -1, None, 2**63 - 1]
+    columns = {
+        "utc": pa.array(moments, pa.timestamp("us", tz="UTC")),
+        "elsewhere": pa.array(moments, pa.timestamp("us", tz="Asia/Tokyo")),
+        "plain": pa.array(moments, pa.timestamp("us")),
+        "times": pa.array([moments[:2], [], None, [None]], pa.list_(pa.timestamp("us", tz="UTC"))),
+    }
+    path = tmp_path / "it's.parquet"
+    pq.write_table(pa.table(columns), path)
+    with open_engine(tmp_path / "root") as engine:
+        read = engine.read_parquet([path], filename="file")
+        assert {name: str(dtype) for name, dtype in read.schema().items()} == {
+            **dict.fromkeys(("utc", "elsewhere", "plain"), "timestamp(6)"),
+            "times": "array<timestamp(6)>",
+            "file": "string",
+        }
+        texts = read.select(*(read[name].cast("string").name(name) for name in columns), "file")
+        rows = engine.rows_of(texts)
+    first, second = "2023-11-14 22:13:20.123456", "1969-12-31 23:59:59.999999"
+    for name in ("utc", "elsewhere", "plain"):
+        assert [row[name] for row in rows] == [first, second, None, "infinity"]
+    assert rows[0]["times"] == f"['{first}', '{second}']"
+    assert {row["file"] for row in rows} == {str(path)}

@@ -6,9 +6,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline.engine import open_engine
-from pipeline.hashing import hash_of
-from pipeline.histories import chunks_of, count_before, last_events, placed_events, tie
-from pipeline.user_states import next_states, past_chunks
+from pipeline.histories import (
+    chunks_of,
+    count_before,
+    last_events,
+    placed_events,
+    spans_of,
+    tie,
+)
+from pipeline.user_states import next_states, past_events
 
 START = datetime(2024, 5, 1, tzinfo=UTC).replace(tzinfo=None)
 NAMES = ["item_id", "brand"]
@@ -28,8 +34,13 @@ def events_of(engine, rows):
     minutes = columns.pop("minute")
     times = [START + timedelta(minutes=minute) for minute in minutes]
     columns["event_time"] = pa.array(times, pa.timestamp("us"))
-    events = engine.in_memory(pa.table(columns))
-    return events.mutate(raw_hash=hash_of(events.raw_item))
+    return engine.in_memory(pa.table(columns))
+
+
+def spans(engine, rows, past, names, size):
+    """Spans of the rows after `past`, which is a table with lists, or None."""
+    placed = placed_events(events_of(engine, rows), ACTIONS, NAMES)
+    return spans_of(engine, chunks_of(engine, placed, names, size), past, names)
 
 
 def clicks(user, minutes):
@@ -40,19 +51,17 @@ def clicks(user, minutes):
 @pytest.mark.parametrize("num_past", [0, 2, 4])
 def test_a_history_is_the_end_of_what_was_before(engine, size, num_past):
     """Requests between any two of 9 events, with the last `size` events of a past before them."""
-    placed = placed_events(events_of(engine, clicks("u", range(9))), ACTIONS, NAMES)
-    chunks = chunks_of(placed, ["event_time", *NAMES], size)
-    past = clicks("u", range(-num_past, 0))[-size:]
-    if past:
-        before = chunks_of(
-            placed_events(events_of(engine, past), ACTIONS, NAMES), ["event_time", *NAMES], size
+    past = None
+    if num_past:
+        placed = placed_events(
+            events_of(engine, clicks("u", range(-num_past, 0))[-size:]), ACTIONS, NAMES
         )
-        before = before.mutate(chunk=before.chunk - 1).select(chunks.columns)
-        chunks = chunks.union(before)
+        past = engine.computed("past", chunks_of(engine, placed, NAMES, size).drop("chunk"))
+    found_spans = spans(engine, clicks("u", range(9)), past, NAMES, size)
     asked = engine.in_memory(
         pa.table({"user_id": ["u"] * 11, "num_before": [*range(10), 0], "other": list(range(11))})
     )
-    found = engine.rows_of(last_events(asked, chunks, ["item_id"], size))
+    found = engine.rows_of(last_events(asked, found_spans, ["item_id"], size))
     assert len(found) == 11
     for row in found:
         every = [100 + minute for minute in range(-num_past, row["num_before"])]
@@ -60,10 +69,9 @@ def test_a_history_is_the_end_of_what_was_before(engine, size, num_past):
 
 
 def test_a_user_without_a_past_has_an_empty_history(engine):
-    placed = placed_events(events_of(engine, clicks("u", range(3))), ACTIONS, NAMES)
-    chunks = chunks_of(placed, NAMES, 4)
+    found = spans(engine, clicks("u", range(3)), None, NAMES, 4)
     asked = engine.in_memory(pa.table({"user_id": ["nobody"], "num_before": [0]}))
-    (row,) = engine.rows_of(last_events(asked, chunks, NAMES, 4))
+    (row,) = engine.rows_of(last_events(asked, found, NAMES, 4))
     assert row["history_item_id"] == row["history_brand"] == []
 
 
@@ -110,14 +118,11 @@ def test_ties_are_broken_alike_for_equal_events_and_unlike_for_others(engine):
 def test_a_state_holds_the_last_events_and_what_is_open(engine, size):
     """Day after day: the next state is made of the one before and of the day's events."""
     days = [range(2), range(2, 3), range(0), range(3, 9)]
-    chunks, seen = None, []
+    past, seen = None, []
     for minutes in days:
         seen += [100 + minute for minute in minutes]
         rows = [*clicks("u", minutes), *clicks("v", [0])]
-        placed = placed_events(events_of(engine, rows), ACTIONS, NAMES)
-        new = chunks_of(placed, ["event_time", *NAMES], size)
-        if chunks is not None:
-            new = new.union(chunks.select(new.columns))
+        new = spans(engine, rows, past, ["event_time", *NAMES], size)
         opened = engine.in_memory(
             pa.table(
                 {
@@ -137,4 +142,4 @@ def test_a_state_holds_the_last_events_and_what_is_open(engine, size):
         assert found["only open"]["open_brand"] == [2]
         assert found["v"]["open_item_id"] is None
         known = states.filter(states.history_time.notnull())
-        chunks = engine.computed("chunks", past_chunks(known, NAMES))
+        past = engine.computed("past", past_events(known, NAMES))

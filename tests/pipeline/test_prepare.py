@@ -3,7 +3,7 @@ from datetime import timedelta
 import ibis
 import pytest
 
-from pipeline import duckdb_engine
+from pipeline.duckdb_connection import DuckDBConnection
 from pipeline.errors import ConfigError, DataError
 from pipeline.partitions import days_between
 from pipeline.schema import FeatureSettings
@@ -147,12 +147,12 @@ def test_settings_that_do_not_fit(tmp_path):
 def test_expressions_are_not_of_one_engine(shop_source, tmp_path, monkeypatch):
     """Whatever is evaluated can be written for Spark too."""
     compiled = []
-    query = duckdb_engine.DuckDBEngine._query
+    query = DuckDBConnection.query
 
-    def spy(engine, table):
+    def spy(connection, table):
         compiled.append(ibis.to_sql(table, dialect="pyspark"))
-        return query(engine, table)
+        return query(connection, table)
 
-    monkeypatch.setattr(duckdb_engine.DuckDBEngine, "_query", spy)
+    monkeypatch.setattr(DuckDBConnection, "query", spy)
     run(tmp_path / "root", shop_source)
     assert len(compiled) >= 20
