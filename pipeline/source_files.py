@@ -68,8 +68,8 @@ def find_day(
         )
     files = _whole_files(folder, success_marker)
     names = ((path.name, str(path.stat().st_size), digest(path)) for path in files)
-    digest = texts_digest(text for name in names for text in name)
-    return SourceDay(day=day, files=files, digest=digest)
+    of_all = texts_digest(text for name in names for text in name)
+    return SourceDay(day=day, files=files, digest=of_all)
 
 
 def days_that_follow(
