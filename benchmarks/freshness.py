@@ -125,7 +125,6 @@ class Market:
             tested.append(self._test(root, day))
         return {
             "auc": [found["all"]["auc"] for found in tested],
-            "new_item_auc": [found[judge.NEW_ITEMS]["auc"] for found in tested],
             "log_loss": [found["all"]["log_loss"] for found in tested],
         }
 
@@ -214,15 +213,14 @@ def _print(found: Mapping[str, Mapping[str, list[float]]], arguments: argparse.N
         f"SIMULATED: {arguments.users:,} users, {arguments.items:,} items, seed {arguments.seed}, "
         f"{len(first)} days tested; {machine()}"
     )
-    columns = f"{'AUC':>7} {'gap':>8} {'+/-':>7} {'first 3':>8} {'last 3':>8} {'new items':>10}"
+    columns = f"{'AUC':>7} {'gap':>8} {'+/-':>7} {'first 3':>8} {'last 3':>8}"
     print(f"{'':28} {columns}")
     for name, result in found.items():
         gaps = [mine - theirs for mine, theirs in zip(result["auc"], first, strict=True)]
         error = stdev(gaps) / len(gaps) ** 0.5
-        new_items = fmean(result["new_item_auc"])
         print(
             f"{name:28} {fmean(result['auc']):7.4f} {fmean(gaps):+8.4f} {error:7.4f} "
-            f"{fmean(gaps[:3]):+8.4f} {fmean(gaps[-3:]):+8.4f} {new_items:10.4f}"
+            f"{fmean(gaps[:3]):+8.4f} {fmean(gaps[-3:]):+8.4f}"
         )
 
 

@@ -275,6 +275,8 @@ class DayPlan:
             *self._days_up_to_now,
             "pretraining.data=increments",
             f"pretraining.continue_from={self.before.day}",
+            # Sums of squares of many days leave the tables too slow for today: docs/freshness.md.
+            "pretraining.carry_optimizer=false",
             *self.settings.daily.stage("pretrain").continuing,
         ]
 

@@ -88,6 +88,7 @@ def test_a_later_day_goes_on_from_what_is_published(later):
         *days,
         "pretraining.data=increments",
         f"pretraining.continue_from={DAYS[2]}",
+        "pretraining.carry_optimizer=false",
         "pretraining.training.schedule=constant",
         "pretraining.training.warmup_steps=0",
     )
