@@ -9,6 +9,7 @@ import time
 import pytest
 
 from embeddings.export import read_export
+from jobs.ledger_records import StageKey
 from jobs.runs import is_claimed
 from tests.integration.daily_market import FIRST, Market, day_number, flipped, half, simulate
 from tests.integration.forked_scheduler import Server
@@ -181,26 +182,17 @@ def test_a_poisoned_day_is_left_out(market):
 
     code, output = market.daily(TOMORROW, "--accept")
     assert (code, f"{DAY_AFTER} is published already" in output) == (WAITING, True)
+    # The day after a rollback goes on from what serves.
     code, output = market.run("publish", "--rollback")
     assert (code, f"went back from {DAY_AFTER} to {TODAY}" in output) == (PUBLISHED, True)
     code, output = market.daily(TOMORROW, "--accept")
     assert code == PUBLISHED, output
     assert market.ledger.day(TOMORROW).note == "accepted by hand"
-    assert market.published()["rankers"]["ctr"]["requests_until"] == str(TODAY)
-
-
-def test_the_day_after_a_rollback_goes_on_from_what_serves(market):
-    code, output = market.run("publish", "--rollback")
-    assert code == PUBLISHED
-    assert market.published()["day"] == str(BEFORE)
-    assert market.state(YESTERDAY) == "rejected"
-    market.bring(TODAY)
-    code, output = market.daily(TODAY)
-    assert code == PUBLISHED, output
-    folder = market.root / "pretraining" / f"day={TODAY}"
-    assert json.loads((folder / "result.json").read_text())["continued_from"]["day"] == str(BEFORE)
     ranker = market.published()["rankers"]["ctr"]
+    assert ranker["requests_until"] == str(TODAY)
     assert read_export(market.root / ranker["export"]).content_digest == ranker["export_digest"]
+    folder = market.root / "pretraining" / f"day={TOMORROW}"
+    assert json.loads((folder / "result.json").read_text())["continued_from"]["day"] == str(TODAY)
 
 
 @pytest.mark.parametrize(
@@ -247,12 +239,15 @@ def test_what_a_killed_driver_left_with_a_scheduler_is_not_started_again(market)
 
 def test_what_nobody_knows_of_any_more_is_waited_for(market):
     pid = killed_while_pretraining(market)
+    # And a publication of which nobody can say how far it got.
+    market.ledger.begin(StageKey(TODAY, "publish"), inputs={}, config="", code="")
     driver = market.start("daily", "--day", str(TODAY))
     wait_for(lambda: "still at work there; waiting for them" in driver.output)
     os.kill(pid, signal.SIGCONT)
     assert driver.end() == PUBLISHED, driver.output
-    again = [("pretrain", "lost"), ("pretrain", "succeeded")]
-    assert [each for each in market.attempts(TODAY) if each[0] == "pretrain"] == again
+    for stage in ("pretrain", "publish"):
+        again = [(stage, "lost"), (stage, "succeeded")]
+        assert [each for each in market.attempts(TODAY) if each[0] == stage] == again
 
 
 def test_on_this_machines_own_scheduler_with_two_processes(market):
