@@ -1,6 +1,6 @@
 """Batches move whole: every tensor, dictionaries included."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ def sequence_batch():
         offsets=torch.tensor([0, 1, 3]),
         row_ids=torch.tensor([7, 9]),
         weights=torch.tensor([1.0, 0.0]),
+        num_new=torch.tensor([1, 1]),
     )
 
 
@@ -55,6 +56,18 @@ def test_to_keeps_values(make):
     batch = make()
     same = tensors(batch.to(torch.device("cpu"), non_blocking=True))
     assert all(torch.equal(tensor, same[name]) for name, tensor in tensors(batch).items())
+
+
+def test_what_is_not_there_does_not_move():
+    whole = replace(sequence_batch(), num_new=None)
+    assert whole.to(torch.device("meta")).num_new is None
+
+
+def test_a_model_knows_its_own_rows_only():
+    batch = ranking_batch().known_only({"item_id": 5, "store_id": 1})
+    assert batch.history["item_id"].tolist() == [1, 2, 3]
+    assert batch.candidates["item_id"].tolist() == [4, 0, 0, 0]
+    assert batch.context["store_id"].tolist() == [0, 0]
 
 
 def test_num_samples_counts_what_has_weight():
