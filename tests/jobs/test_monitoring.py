@@ -3,7 +3,7 @@
 import ast
 import re
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,14 +162,12 @@ def train(hook, world, num_steps, total_steps=100, figures=()):
 def free_ports(number):
     """The first of so many free ports in a row."""
     while True:
-        with closing(socket.create_server(("127.0.0.1", 0))) as first:
+        # One of the others may be taken: those that were not are closed all the same.
+        with ExitStack() as servers, suppress(OSError, OverflowError):
+            first = servers.enter_context(closing(socket.create_server(("127.0.0.1", 0))))
             port = first.getsockname()[1]
-            try:
-                rest = [socket.create_server(("127.0.0.1", port + n)) for n in range(1, number)]
-            except (OSError, OverflowError):
-                continue
-            for other in rest:
-                other.close()
+            for n in range(1, number):
+                servers.enter_context(closing(socket.create_server(("127.0.0.1", port + n))))
             return port
 
 
