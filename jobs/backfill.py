@@ -7,7 +7,8 @@ cleaned side by side, ahead of their turn. A day that a gate rejects is left out
 goes on without it. Exit codes are those of jobs.daily.
 """
 
-from jobs.chain.driver import day_of, ended_by, parser_of, run_days
+from jobs.chain.driver import day_of, ended_by, run_days
+from jobs.command import parser_of
 from pipeline.errors import ConfigError
 from pipeline.partitions import days_between
 

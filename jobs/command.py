@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
 from pipeline.shortage import shortages_told
 
-__all__ = ["Arguments", "run_verb"]
+__all__ = ["Arguments", "parser_of", "run_verb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,8 @@ class Arguments:
     resume: bool
 
 
-def run_verb(
-    verb: Callable[[Arguments], None], doc: str | None, *, resumable: bool = False
-) -> None:
-    """Parse the command line, run the verb; exit 0, 1 (it failed) or 2 (settings are wrong).
-
-    An error reaches torchrun's error file, and through it the scheduler, before it is printed.
-    """
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A command line with what all of them take: --config FILE, --set a.b=value."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,6 +40,17 @@ def run_verb(
         dest="overrides",
         help="replace a setting; may be given more than once",
     )
+    return parser
+
+
+def run_verb(
+    verb: Callable[[Arguments], None], doc: str | None, *, resumable: bool = False
+) -> None:
+    """Parse the command line, run the verb; exit 0, 1 (it failed) or 2 (settings are wrong).
+
+    An error reaches torchrun's error file, and through it the scheduler, before it is printed.
+    """
+    parser = parser_of(doc)
     if resumable:
         parser.add_argument(
             "--resume",

@@ -14,12 +14,13 @@ day before, 75 another driver is at work.
 from jobs.chain.driver import (
     YESTERDAY,
     day_of,
+    day_text,
     ended_by,
-    parser_of,
     run_days,
     unsettled_days,
 )
 from jobs.chain.preview import preview
+from jobs.command import parser_of
 
 __all__ = ["main"]
 
@@ -27,7 +28,9 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point of the command."""
     parser = parser_of(__doc__)
-    parser.add_argument("--day", required=True, help="YYYY-MM-DD, or yesterday (UTC)")
+    parser.add_argument(
+        "--day", type=day_text, required=True, help="YYYY-MM-DD, or yesterday (UTC)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run, and why, and stop"
     )

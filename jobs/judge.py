@@ -1,7 +1,6 @@
 """Finished rankers of some days side by side, on the same requests.
 
     python -m jobs.judge --config FILE --set 'judging.models=["2024-01-20"]' --set ...
-
     torchrun --nproc-per-node 2 -m jobs.judge --config FILE ...
 
 The daily chain asks it twice: how yesterday's published ranker does on requests that no model has

@@ -10,8 +10,9 @@ from then on: the next day goes on from what serves.
 import argparse
 from datetime import timedelta
 
-from jobs.chain.driver import day_of, ended_by, ledger_of, parser_of, settings_of
+from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
 from jobs.chain.published import Published, published_days, published_now, roll_back
+from jobs.command import parser_of
 from pipeline.errors import ConfigError, PublicationError
 from pipeline.partitions import days_between
 

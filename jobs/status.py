@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from jobs.chain.driver import day_of, ended_by, ledger_of, parser_of, settings_of
+from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
 from jobs.chain.published import Published, published_now
+from jobs.command import parser_of
 from jobs.ledger import Ledger
 from jobs.ledger_records import DayRecord, Record
 from jobs.settings import JobSettings

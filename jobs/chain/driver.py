@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 from torchx.runner import get_runner
 from torchx.schedulers.local_scheduler import SignalException
@@ -39,9 +38,9 @@ from pipeline.settings import load_settings
 __all__ = [
     "YESTERDAY",
     "day_of",
+    "day_text",
     "ended_by",
     "ledger_of",
-    "parser_of",
     "run_days",
     "settings_of",
     "unsettled_days",
@@ -58,23 +57,6 @@ _INTERRUPTED = 130
 YESTERDAY = "yesterday"
 
 
-def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """With what all of them take."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, required=True, help="TOML file")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="a.b=value",
-        dest="overrides",
-        help="replace a setting; may be given more than once",
-    )
-    return parser
-
-
 def day_of(text: str) -> date:
     """YYYY-MM-DD, or "yesterday" in UTC: the newest day that can be whole."""
     if text == YESTERDAY:
@@ -85,6 +67,12 @@ def day_of(text: str) -> date:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no day; write 2024-01-31 or yesterday"
         ) from None
+
+
+def day_text(text: str) -> str:
+    """The text itself, where `day_of` understands it."""
+    day_of(text)
+    return text
 
 
 def unsettled_days(arguments: argparse.Namespace, last: date) -> list[date]:

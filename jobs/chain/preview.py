@@ -6,7 +6,7 @@ from datetime import date
 
 from torchx.runner import get_runner
 
-from jobs.chain.day import plan_of
+from jobs.chain.day import SETTLED, plan_of
 from jobs.chain.driver import ledger_of, settings_of
 from jobs.chain.plan import DayPlan, Job
 from jobs.chain.stages import Stages
@@ -25,43 +25,61 @@ def preview(arguments: argparse.Namespace, day: date) -> None:
     ledger = ledger_of(settings)
     with get_runner() as runner:
         lease = ledger.lease("daily", settings.daily.lease_seconds)  # not taken
-        stages = Stages(runner=runner, ledger=ledger, lease=lease, config=arguments.config)
+        stages = Stages(
+            runner=runner, ledger=ledger, lease=lease, config=arguments.config.absolute()
+        )
         plan = plan_of(stages, settings, arguments.overrides, day)
+        record = ledger.day(day)
+        is_settled = bool(record and record.state in SETTLED and not stages.changed(plan.prepare()))
+        if record and is_settled:
+            print(f"{day}: {record.state} already, on the same data: nothing to do")
+            if record.state == "rejected":
+                return
         start = "cold, it is the first" if plan.before is None else f"on from {plan.before.day}"
         print(f"{day}: {start}; tasks {', '.join(plan.tasks)}")
-        for line in _lines(plan, stages):
+        # Another version of the program does not make a published day anew.
+        for line in _lines(plan, stages.changed if is_settled else stages.why):
             print(line)
 
 
-def _lines(plan: DayPlan, stages: Stages) -> Iterator[str]:
-    """A stage that follows one that would run would run, too: what it reads changes."""
-    earlier = ""
-    for name, make in _stages(plan):
-        what, earlier = _line(make, stages, earlier or "")
+def _lines(plan: DayPlan, why: Callable[[Job], str]) -> Iterator[str]:
+    """What each stage would do; those that read what another would make anew would run, too."""
+    would_run: set[str] = set()
+    for name, needs, make in _stages(plan):
+        before = next((other for other in needs if other in would_run), None)
+        what = f"would run after {before}" if before else _what(make, why)
+        if what.startswith("would run"):
+            would_run.add(name)
         yield f"  {name}: {what}"
-        earlier = earlier and (earlier if earlier != "runs" else name)
 
 
-def _line(make: Callable[[], Job | None], stages: Stages, earlier: str) -> tuple[str, str]:
-    """What a stage would do, and "runs" if it would run."""
-    if earlier:
-        return f"would run after {earlier}", earlier
+def _what(make: Callable[[], Job | None], why: Callable[[Job], str]) -> str:
+    """Of a stage whose inputs stay as they are."""
     try:
         job = make()
     except (CheckpointError, DataError, ExportError) as error:
-        return f"would run, as what it reads is not there: {error}", "runs"
+        return f"would run, as what it reads is not there: {error}"
     if job is None:
-        return "nothing to do: no new final days", ""
-    why = stages.why(job)
-    return (f"would run: {why}", "runs") if why else ("done", "")
+        return "nothing to do: no new final days"
+    reason = why(job)
+    return f"would run: {reason}" if reason else "done"
 
 
-def _stages(plan: DayPlan) -> Iterator[tuple[str, Callable[[], Job | None]]]:
-    yield "prepare", plan.prepare
+def _stages(
+    plan: DayPlan,
+) -> Iterator[tuple[str, tuple[str, ...], Callable[[], Job | None]]]:
+    """Name, stages whose results it reads, and its job."""
+    yield "prepare", (), plan.prepare
     for task in plan.tasks:
-        yield f"test ({task})", lambda task=task: plan.test(task)
-    yield "pretrain", plan.pretrain
-    yield "export", plan.export
+        yield f"test ({task})", ("prepare",), lambda task=task: plan.test(task)
+    yield "pretrain", ("prepare",), plan.pretrain
+    yield "export", ("pretrain",), plan.export
     for task in plan.tasks:
-        yield f"rank ({task})", lambda task=task: plan.rank(task)
-        yield f"gate ({task})", lambda task=task: plan.gate(task)
+        rank = f"rank ({task})"
+        yield rank, ("prepare", "export"), lambda task=task: plan.rank(task)
+        yield f"gate ({task})", ("prepare", rank), lambda task=task: _gate(plan, task)
+
+
+def _gate(plan: DayPlan, task: str) -> Job | None:
+    """None where there is no candidate."""
+    return plan.gate(task) if plan.new_days(task) else None
