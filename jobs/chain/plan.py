@@ -245,10 +245,6 @@ class DayPlan:
         """Under which the day's folders of a task are found."""
         return self._at_day([f"ranking.task={task}"])
 
-    def judgement(self, name: str, task: str) -> Path:
-        """Where one is written."""
-        return judgement_path(self.settings_of(task), name)
-
     def _ranker(self, task: str) -> PublishedRanker | None:
         return self.before.rankers.get(task) if self.before is not None else None
 

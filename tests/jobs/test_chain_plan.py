@@ -7,6 +7,7 @@ import pytest
 
 from jobs.chain.plan import DayPlan, check_daily
 from jobs.chain.published import Published
+from jobs.judge import judgement_path
 from pipeline.errors import CheckpointError, ConfigError, ExportError, MissingDayError
 from tests.jobs.daily_root import FIRST, START, DailyRoot, export_of
 
@@ -119,7 +120,7 @@ def test_the_published_ranker_is_tested_on_days_that_it_has_not_seen(later):
         "judging.name=test",
     )
     assert list(job.inputs) == [f"requests {DAYS[2]}", f"held_out {DAYS[2]}", "ranker"]
-    assert later.judgement("test", "ctr") == job.folder / "test.json"
+    assert judgement_path(job.settings, "test") == job.folder / "test.json"
 
 
 def test_candidate_and_published_ranker_are_judged_on_held_out_users(chain, later):
