@@ -1,19 +1,22 @@
-"""Where packed tokens sit in rows: the only part of the Transformer that knows about padding.
+"""Where packed tokens sit in rows: computed once a batch, used by every layer's attention.
 
 Norms, projections and feed-forward work on packed tokens, (T, D). Attention needs to know which
-tokens share a row (a sequence, or a request's history and candidates). `Rows` computes that once
-a batch; every layer uses it. Rows are grouped by length into buckets, so that little is padded.
+tokens share a row (a sequence, or a request's history and candidates). Short rows on a CPU need
+their offsets for that; elsewhere rows are padded, in buckets of similar length, so by little.
 
 Legend: R rows, T packed tokens (histories first, then candidates), B bucket rows, L bucket length,
 C candidates of a row.
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Bucket", "CandidateSlots", "Rows"]
+from models.jagged_attention import Looks
+
+__all__ = ["Bucket", "CandidateSlots", "Padded", "Rows"]
 
 # A bucket's mask takes B * L * L bytes; more rows of that length go to a further bucket.
 _MAX_MASK_BYTES = 64 * 2**20
@@ -21,6 +24,8 @@ _MAX_MASK_BYTES = 64 * 2**20
 _NUM_BUCKETS = {"cpu": 16, "cuda": 4}
 # Kernels work on whole vectors, so lengths that are not a multiple of this cost as if they were.
 _VECTOR = 8
+# On a CPU, rows up to this are quicker by `models.jagged_attention`, longer ones padded.
+_LONGEST_JAGGED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,8 @@ class Bucket:
     allowed: Tensor | None
     """(B, 1, L, L) bool: which slot may look at which; None where plain causality says it all"""
     candidates: "Bucket | None" = None
-    """the rows' candidates alone: slots among `Rows.candidates`, (B, 1, C, L) as allowed; C is the
-    most that a row has; None where no row has any"""
+    """the rows' candidates alone: slots among `Padded.candidates`, (B, 1, C, L) as allowed; C is
+    the most that a row has; None where no row has any"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +54,24 @@ class CandidateSlots:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of one batch."""
+class Padded:
+    """Rows in buckets of similar length."""
 
     buckets: tuple[Bucket, ...]
     slots: Tensor
     """(all buckets' B * L,) int64: the packed token in each slot; any, where there is none"""
     unpad: Tensor
     """(T,) int64: each packed token's slot"""
-    positions: Tensor
-    """(T,) int64: the token's position; every candidate stands at its history's length"""
-    num_history_tokens: int
     candidates: CandidateSlots | None
     """None where rows are histories alone"""
 
-    @staticmethod
+    @classmethod
     def build(
-        history_offsets: Tensor,
-        candidate_offsets: Tensor | None = None,
-        *,
-        bidirectional: bool = False,
-        num_buckets: int | None = None,
-    ) -> "Rows":
-        """Lay out rows of `history_offsets` (R+1,), each followed by its candidates.
-
-        A history token looks at itself and the tokens before it in its history (at all of it when
-        `bidirectional`); a candidate looks at its history and itself, never at another candidate.
-        """
-        layout = _Layout.of(history_offsets, candidate_offsets)
-        order = torch.argsort(layout.row_lengths, descending=True, stable=True)
+        cls, layout: "_Layout", order: Tensor, num_buckets: int | None, *, bidirectional: bool
+    ) -> Self:
+        """Rows of a layout in `order`, longest first."""
         order = order[layout.row_lengths[order] > 0]
-        with_candidates = candidate_offsets is not None
-        is_plain = not with_candidates and not bidirectional
+        is_plain = not layout.with_candidates and not bidirectional
         buckets: list[Bucket] = []
         slots, candidate_slots = [order.new_empty(0)], [order.new_empty(0)]
         num_buckets = num_buckets or _NUM_BUCKETS[order.device.type]
@@ -95,16 +86,55 @@ class Rows:
             buckets.append(bucket)
         all_slots, unpad = _both_ways(torch.cat(slots), layout.num_tokens)
         candidates = None
-        if with_candidates:
+        if layout.with_candidates:
             found = _both_ways(torch.cat(candidate_slots), layout.num_candidates)
             candidates = CandidateSlots(*found)
+        return cls(tuple(buckets), all_slots, unpad, candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one batch, laid out in one of two ways."""
+
+    positions: Tensor
+    """(T,) int64: the token's position; every candidate stands at its history's length"""
+    num_history_tokens: int
+    with_candidates: bool
+    """false where rows are histories alone"""
+    jagged: Looks | None
+    padded: Padded | None
+
+    @staticmethod
+    def build(
+        history_offsets: Tensor,
+        candidate_offsets: Tensor | None = None,
+        *,
+        bidirectional: bool = False,
+        pad: bool | None = None,
+        num_buckets: int | None = None,
+    ) -> "Rows":
+        """Lay out rows of `history_offsets` (R+1,), each followed by its candidates.
+
+        A history token looks at itself and the tokens before it in its history (at all of it when
+        `bidirectional`); a candidate looks at its history and itself, never at another candidate.
+        `pad` and `num_buckets` are chosen by device and lengths where they are not given.
+        """
+        layout = _Layout.of(history_offsets, candidate_offsets)
+        order = torch.argsort(layout.row_lengths, descending=True, stable=True)
+        if pad is None:
+            longest = int(layout.history_lengths.max()) if order.numel() else 0
+            pad = order.device.type != "cpu" or longest > _LONGEST_JAGGED
+        jagged, padded = None, None
+        if pad:
+            padded = Padded.build(layout, order, num_buckets, bidirectional=bidirectional)
+        else:
+            jagged = layout.jagged(bidirectional=bidirectional)
         return Rows(
-            tuple(buckets),
-            all_slots,
-            unpad,
             layout.positions(),
             layout.num_history_tokens,
-            candidates,
+            layout.with_candidates,
+            jagged,
+            padded,
         )
 
 
@@ -125,28 +155,43 @@ def _both_ways(slots: Tensor, number: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """History and candidate counts of each row, and where they start among packed tokens."""
+    """Where rows' histories and candidates are among packed tokens."""
 
-    history_starts: Tensor
-    history_lengths: Tensor
-    candidate_starts: Tensor
-    candidate_lengths: Tensor
+    history_offsets: Tensor
+    candidate_offsets: Tensor
+    with_candidates: bool
     num_history_tokens: int
     num_tokens: int
 
     @staticmethod
     def of(history_offsets: Tensor, candidate_offsets: Tensor | None) -> "_Layout":
+        with_candidates = candidate_offsets is not None
         if candidate_offsets is None:
             candidate_offsets = torch.zeros_like(history_offsets)
         num_history_tokens = int(history_offsets[-1])
         return _Layout(
-            history_starts=history_offsets[:-1],
-            history_lengths=history_offsets.diff(),
-            candidate_starts=candidate_offsets[:-1] + num_history_tokens,
-            candidate_lengths=candidate_offsets.diff(),
-            num_history_tokens=num_history_tokens,
+            history_offsets,
+            candidate_offsets,
+            with_candidates,
+            num_history_tokens,
             num_tokens=num_history_tokens + int(candidate_offsets[-1]),
         )
+
+    @property
+    def history_starts(self) -> Tensor:
+        return self.history_offsets[:-1]
+
+    @property
+    def history_lengths(self) -> Tensor:
+        return self.history_offsets.diff()
+
+    @property
+    def candidate_starts(self) -> Tensor:
+        return self.candidate_offsets[:-1] + self.num_history_tokens
+
+    @property
+    def candidate_lengths(self) -> Tensor:
+        return self.candidate_offsets.diff()
 
     @property
     def num_candidates(self) -> int:
@@ -155,6 +200,16 @@ class _Layout:
     @property
     def row_lengths(self) -> Tensor:
         return self.history_lengths + self.candidate_lengths
+
+    def jagged(self, *, bidirectional: bool) -> Looks:
+        """Rows by history, longest first: those go together in `models.jagged_attention`."""
+        return Looks(
+            torch.argsort(self.history_lengths, descending=True, stable=True).numpy(),
+            self.history_offsets.numpy(),
+            self.candidate_offsets.numpy(),
+            of_histories=True,
+            bidirectional=bidirectional,
+        )
 
     def positions(self) -> Tensor:
         """(T,): 0, 1, 2, ... in each history; the history's length for each of its candidates."""

@@ -4,17 +4,18 @@ LLaMA-style: pre-norm RMSNorm in float32, rotary positions, SwiGLU, no biases, n
 RMSNorm; feed-forward width 3d, so that a stack holds L(13d^2 + 2d) parameters and the final norm.
 
 Legend: T packed tokens, C candidates among them, D width, H heads, E head width, F feed-forward
-width, B L bucket rows and length.
+width.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.architecture import Architecture
+from models.attention import attend, attend_from_candidates
 from models.fused import rms_norm, rotate_, swiglu
 from models.rows import Rows
 
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         """(T, D) -> (T, D); `rotary_TE` is `rotary_table` of each token's position."""
         tokens = hidden_TD.shape[0]
         query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
-        mixed = _attend(rotate_(query_key_value, rotary_TE, 2), rows)
+        mixed = attend(rotate_(query_key_value, rotary_TE, 2), rows)
         return self.output(mixed.reshape(tokens, -1))
 
     def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         )
         key_value = functional.linear(hidden_TD, key_value_weight)
         key_value = rotate_(key_value.view(tokens, 2, self.num_heads, -1), rotary_TE, 1)
-        mixed = _attend_from_candidates(query.squeeze(1), key_value, rows)
+        mixed = attend_from_candidates(query.squeeze(1), key_value, rows)
         return self.output(mixed.reshape(-1, width))
 
 
@@ -126,7 +127,7 @@ class Transformer(nn.Module):
         *blocks, last = cast(Sequence[Block], self.blocks)
         for block in blocks:
             hidden_TD = block(hidden_TD, rows, rotary_TE)
-        final = last if rows.candidates is None else last.of_candidates
+        final = last.of_candidates if rows.with_candidates else last
         return self.final_norm(final(hidden_TD, rows, rotary_TE))
 
 
@@ -145,74 +146,3 @@ def rotary_table(positions: Tensor, head_width: int) -> Tensor:
     pair = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
     angles = positions[:, None].float() * ROTARY_BASE ** (-pair / head_width)
     return torch.polar(torch.ones_like(angles), angles)
-
-
-def _attend(packed: Tensor, rows: Rows) -> Tensor:
-    """Scaled dot-product attention of (T, 3, H, E) packed tokens within their rows: (T, H, E)."""
-    slots = _Pad.apply(packed, rows.slots, rows.unpad)
-    outputs = []
-    for bucket in rows.buckets:
-        in_bucket = slots[bucket.first : bucket.last].view(bucket.num_rows, -1, *packed.shape[1:])
-        query, key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=bucket.allowed, is_causal=bucket.allowed is None
-        )
-        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * L, H, E)
-    return _Unpad.apply(torch.cat(outputs), rows.unpad)
-
-
-def _attend_from_candidates(query_CHE: Tensor, key_value: Tensor, rows: Rows) -> Tensor:
-    """The same of the candidates' queries (C, H, E) alone, keys and values being (T, 2, H, E)."""
-    assert rows.candidates is not None
-    key_values = _Pad.apply(key_value, rows.slots, rows.unpad)
-    queries = _Pad.apply(query_CHE, rows.candidates.slots, rows.candidates.unpad)
-    outputs = [query_CHE[:0]]
-    for bucket in rows.buckets:
-        if bucket.candidates is None:
-            continue
-        first, last = bucket.candidates.first, bucket.candidates.last
-        query = queries[first:last].unflatten(0, (bucket.num_rows, -1)).transpose(1, 2)
-        in_bucket = key_values[bucket.first : bucket.last].unflatten(0, (bucket.num_rows, -1))
-        key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=bucket.candidates.allowed
-        )
-        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * C, H, E)
-    return _Unpad.apply(torch.cat(outputs), rows.candidates.unpad)
-
-
-class _Pad(torch.autograd.Function):
-    """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well.
-
-    Empty slots get some token's numbers: nobody looks at them, and what they see is not read.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
-        ctx.save_for_backward(unpad)
-        return packed.index_select(0, slots)
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None, None]:
-        (unpad,) = ctx.saved_tensors
-        return gradient.index_select(0, unpad), None, None
-
-
-class _Unpad(torch.autograd.Function):
-    """Slots to packed tokens: the inverse of `_Pad`. Empty slots have no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, in_slots: Tensor, unpad: Tensor) -> Tensor:
-        ctx.save_for_backward(unpad)
-        ctx.num_slots = in_slots.shape[0]
-        return in_slots.index_select(0, unpad)
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, None]:
-        (unpad,) = ctx.saved_tensors
-        in_slots = gradient.new_zeros(ctx.num_slots, *gradient.shape[1:])
-        return in_slots.index_copy_(0, unpad, gradient), None

@@ -1,0 +1,157 @@
+"""Scaled dot-product attention within rows, on packed tokens.
+
+Two ways to the same numbers. Short rows on a CPU are taken as they are, by
+`models.jagged_attention`. On a GPU, and for long rows, they are padded into buckets for PyTorch's
+fused kernel. `models.rows` chooses, once a batch.
+
+Legend: T packed tokens, C candidates among them, H heads, E head width, B L bucket rows and length.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import jagged_attention
+from models.jagged_attention import COLUMNS, Looks
+from models.rows import Padded, Rows
+
+__all__ = ["attend", "attend_from_candidates"]
+
+
+def attend(packed: Tensor, rows: Rows) -> Tensor:
+    """Attention of packed tokens (T, 3, H, E): queries, keys and values -> (T, H, E)."""
+    if rows.padded is not None:
+        return _attend_padded(packed, rows.padded)
+    assert rows.jagged is not None
+    looks = rows.jagged
+    parts = [_Jagged.apply(part, None, looks) for part in packed.split(COLUMNS, dim=2)]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def attend_from_candidates(query_CHE: Tensor, key_value: Tensor, rows: Rows) -> Tensor:
+    """The same of the candidates' queries (C, H, E) alone, keys and values being (T, 2, H, E)."""
+    if rows.padded is not None:
+        return _attend_from_candidates_padded(query_CHE, key_value, rows.padded)
+    assert rows.jagged is not None
+    looks = rows.jagged._replace(of_histories=False)
+    pairs = zip(key_value.split(COLUMNS, dim=2), query_CHE.split(COLUMNS, dim=1), strict=True)
+    parts = [_Jagged.apply(keys, query, looks) for keys, query in pairs]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+class _Jagged(torch.autograd.Function):
+    """`models.jagged_attention` in float32, whatever comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, query: Tensor | None, looks: Looks) -> Tensor:
+        """(T, m, H, E), and (Q, H, E) unless they are the first of m -> (Q, H, E)."""
+        keys = packed.float().contiguous()
+        queries = keys if query is None else query.float().contiguous().unsqueeze(1)
+        mixed = torch.empty_like(queries[:, :1])
+        log_sums = mixed.new_empty(mixed.shape[0], mixed.shape[2])
+        _run(jagged_attention.forward, looks, queries, keys, mixed, log_sums)
+        ctx.save_for_backward(keys, queries, mixed, log_sums)
+        ctx.looks = looks
+        return mixed.squeeze(1).to(packed.dtype)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
+        keys, queries, mixed, log_sums = ctx.saved_tensors
+        by_mixed = gradient.float().contiguous().unsqueeze(1)
+        by_packed = torch.empty_like(keys)
+        by_queries = by_packed if ctx.looks.of_histories else torch.empty_like(queries)
+        answers = by_mixed, by_queries, by_packed
+        _run(jagged_attention.backward, ctx.looks, queries, keys, mixed, log_sums, *answers)
+        by_packed = by_packed.to(gradient.dtype)
+        if ctx.looks.of_histories:
+            return by_packed, None, None
+        return by_packed, by_queries.squeeze(1).to(gradient.dtype), None
+
+
+def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
+    """Call it with as many threads as PyTorch has, each with every so many-th rows."""
+    arrays = [tensor.detach().numpy() for tensor in tensors]
+    num_threads = torch.get_num_threads()
+    if num_threads == 1:
+        function(looks, *arrays)
+        return
+    # Runs of rows that go together anyway.
+    runs = torch.from_numpy(looks.order).split(COLUMNS)
+    shares = [torch.cat(runs[i::num_threads]).numpy() for i in range(min(num_threads, len(runs)))]
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(lambda order: function(looks._replace(order=order), *arrays), shares))
+
+
+def _attend_padded(packed: Tensor, rows: Padded) -> Tensor:
+    slots = _Pad.apply(packed, rows.slots, rows.unpad)
+    outputs = []
+    for bucket in rows.buckets:
+        in_bucket = slots[bucket.first : bucket.last].view(bucket.num_rows, -1, *packed.shape[1:])
+        query, key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bucket.allowed, is_causal=bucket.allowed is None
+        )
+        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * L, H, E)
+    return _Unpad.apply(torch.cat(outputs), rows.unpad)
+
+
+def _attend_from_candidates_padded(query_CHE: Tensor, key_value: Tensor, rows: Padded) -> Tensor:
+    assert rows.candidates is not None
+    key_values = _Pad.apply(key_value, rows.slots, rows.unpad)
+    queries = _Pad.apply(query_CHE, rows.candidates.slots, rows.candidates.unpad)
+    outputs = [query_CHE[:0]]
+    for bucket in rows.buckets:
+        if bucket.candidates is None:
+            continue
+        first, last = bucket.candidates.first, bucket.candidates.last
+        query = queries[first:last].unflatten(0, (bucket.num_rows, -1)).transpose(1, 2)
+        in_bucket = key_values[bucket.first : bucket.last].unflatten(0, (bucket.num_rows, -1))
+        key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bucket.candidates.allowed
+        )
+        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (B * C, H, E)
+    return _Unpad.apply(torch.cat(outputs), rows.candidates.unpad)
+
+
+class _Pad(torch.autograd.Function):
+    """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well.
+
+    Empty slots get some token's numbers: nobody looks at them, and what they see is not read.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, slots: Tensor, unpad: Tensor) -> Tensor:
+        ctx.save_for_backward(unpad)
+        return packed.index_select(0, slots)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None, None]:
+        (unpad,) = ctx.saved_tensors
+        return gradient.index_select(0, unpad), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Slots to packed tokens: the inverse of `_Pad`. Empty slots have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, in_slots: Tensor, unpad: Tensor) -> Tensor:
+        ctx.save_for_backward(unpad)
+        ctx.num_slots = in_slots.shape[0]
+        return in_slots.index_select(0, unpad)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, None]:
+        (unpad,) = ctx.saved_tensors
+        in_slots = gradient.new_zeros(ctx.num_slots, *gradient.shape[1:])
+        return in_slots.index_copy_(0, unpad, gradient), None

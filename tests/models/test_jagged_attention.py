@@ -1,0 +1,123 @@
+"""Attention of packed rows as they are, against plain softmax a row and head at a time."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.attention import attend, attend_from_candidates
+from models.rows import Rows
+from tests.models.plain import offsets
+
+ROWS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 6)), min_size=1, max_size=20)
+
+
+def plain(packed, lengths, candidates, *, bidirectional):
+    """What every token of (T, 3, H, E) gets, and which tokens it may look at."""
+    tokens, _, _, width = packed.shape
+    sees = torch.zeros(tokens, tokens, dtype=torch.bool)
+    first, own = 0, sum(lengths)
+    for length, number in zip(lengths, candidates, strict=True):
+        block = torch.ones(length, length, dtype=torch.bool)
+        sees[first : first + length, first : first + length] = (
+            block if bidirectional else block.tril()
+        )
+        sees[own : own + number, first : first + length] = True
+        first, own = first + length, own + number
+    sees |= torch.eye(tokens, dtype=torch.bool)
+    query, key, value = packed.unbind(1)
+    scores = torch.einsum("qhe,khe->hqk", query, key) / width**0.5
+    weights = scores.masked_fill(~sees, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khe->qhe", weights, value)
+
+
+def draw(pairs, heads, width, seed):
+    lengths, candidates = [p[0] for p in pairs], [p[1] for p in pairs]
+    torch.manual_seed(seed)
+    packed = torch.randn(sum(lengths) + sum(candidates), 3, heads, width) * 2
+    return lengths, candidates, packed.requires_grad_()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ROWS,
+    st.sampled_from([(1, 8), (3, 6), (4, 16), (12, 4), (33, 2)]),
+    st.booleans(),
+    st.integers(0, 2**30),
+)
+def test_values_and_gradients_are_those_of_softmax(pairs, shape, bidirectional, seed):
+    pairs = [*pairs, (2, 1)]
+    lengths, candidates, packed = draw(pairs, *shape, seed)
+    rows = Rows.build(offsets(lengths), offsets(candidates), bidirectional=bidirectional, pad=False)
+    expected = plain(packed, lengths, candidates, bidirectional=bidirectional)
+    probe = torch.randn_like(expected)
+    (by_expected,) = torch.autograd.grad((expected * probe).sum(), packed, retain_graph=True)
+
+    actual = attend(packed, rows)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    (by_actual,) = torch.autograd.grad((actual * probe).sum(), packed)
+    torch.testing.assert_close(by_actual, by_expected, atol=1e-4, rtol=1e-4)
+
+    # From candidates alone: the same, without what histories see.
+    probe[: sum(lengths)] = 0
+    (by_expected,) = torch.autograd.grad((expected * probe).sum(), packed)
+    own = attend_from_candidates(packed[sum(lengths) :, 0], packed[:, 1:], rows)
+    torch.testing.assert_close(own, expected[sum(lengths) :], atol=1e-5, rtol=1e-4)
+    (by_own,) = torch.autograd.grad((own * probe[sum(lengths) :]).sum(), packed)
+    torch.testing.assert_close(by_own, by_expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_row_gets_the_same_bits_whatever_is_beside_it():
+    pairs = [(9, 2), (3, 1), (0, 4), (12, 3), *[(5, 2)] * 30]
+    lengths, candidates, packed = draw(pairs, 4, 8, seed=0)
+    together = attend(packed, Rows.build(offsets(lengths), offsets(candidates), pad=False))
+    first, own = 9, sum(lengths) + 2
+    alone = packed.detach()[[*range(first, first + 3), own]]
+    by_itself = attend(alone, Rows.build(offsets([3]), offsets([1]), pad=False))
+    assert torch.equal(by_itself[:3], together[first : first + 3])
+    assert torch.equal(by_itself[3], together[own])
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_share_a_batch_and_change_nothing(num_threads):
+    pairs = [(length % 13, length % 4) for length in range(100)]
+    lengths, candidates, packed = draw(pairs, 4, 8, seed=0)
+    rows = Rows.build(offsets(lengths), offsets(candidates), pad=False)
+    found = []
+    before = torch.get_num_threads()
+    for number in (1, num_threads):
+        torch.set_num_threads(number)
+        mixed = attend(packed, rows)
+        found.append((mixed, *torch.autograd.grad(mixed.square().sum(), packed)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_half_precision_goes_in_and_comes_out():
+    lengths, candidates, packed = draw([(5, 2), (3, 3)], 2, 8, seed=0)
+    rows = Rows.build(offsets(lengths), offsets(candidates), pad=False)
+    half = packed.detach().bfloat16().requires_grad_()
+    mixed = attend(half, rows)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), attend(half.float(), rows), atol=0.02, rtol=0.01)
+    (gradient,) = torch.autograd.grad(mixed.sum(), half)
+    assert gradient.dtype == torch.bfloat16
+
+
+def test_nan_stays_nan_and_in_its_row():
+    lengths, candidates, packed = draw([(5, 2), (3, 3)], 2, 8, seed=0)
+    rows = Rows.build(offsets(lengths), offsets(candidates), pad=False)
+    for part in range(3):
+        spoiled = packed.detach().clone()
+        spoiled[1, part, 0, 3] = torch.nan
+        is_nan = attend(spoiled, rows)[:, 0].isnan().any(-1)
+        assert is_nan[[1] if part == 0 else [1, 2, 3, 4, 8, 9]].all()
+        assert not is_nan[[5, 6, 7, 10, 11, 12]].any()
+
+
+def test_large_scores_do_not_overflow():
+    lengths, candidates, packed = draw([(6, 3)], 2, 8, seed=0)
+    rows = Rows.build(offsets(lengths), offsets(candidates), pad=False)
+    large = packed.detach() * 30
+    expected = plain(large, lengths, candidates, bidirectional=False)
+    torch.testing.assert_close(attend(large, rows), expected, atol=1e-3, rtol=1e-4)
