@@ -2,9 +2,12 @@
 
     python -m benchmarks.training [--only TEXT] [--json FILE] [--core N] [--steps N]
 
-Every case runs in a process of its own (`benchmarks.step` says what is measured). Prints a table;
-`--json` writes the same. `theirs` is what the method's authors' public code reached on one core of
-another machine, in float32, with the same batch: a yardstick, not a measurement of this run.
+Every case runs in a process of its own (`benchmarks.step` says what is measured), those with
+`2 processes` in two with a core each. Prints a table; `--json` writes the same.
+
+`plain` is the same training done the obvious way (`benchmarks.plain`), in float32, measured just
+before on the same core; `times` is against it. `theirs` is what the method's authors' public code
+reached on one core of another machine, in float32, with the same batch: not of this run.
 """
 
 import argparse
@@ -15,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.step import Case, Measured
+from benchmarks.step import Measured
+from benchmarks.synthetic import Case
 from jobs.facts import machine
 
 # Samples a second.
@@ -25,10 +29,12 @@ THEIRS = {
     ("ranking", "L4H64A4"): 614,
     ("ranking", "L4H256A4"): 95,
 }
+# The obvious way is slow, and its steps take all the same time.
+PLAIN_STEPS = 4
 PRECISIONS = ("fp32", "bf16")
 HEADER = (
-    f"{'case':<44}{'samples/s':>11}{'theirs':>8}{'times':>7}{'step ms':>9}{'floor ms':>9}"
-    f"{'share':>7}{'peak MB':>9}"
+    f"{'case':<52}{'samples/s':>11}{'plain':>8}{'times':>7}{'theirs':>8}{'step ms':>9}"
+    f"{'floor ms':>9}{'share':>7}{'peak MB':>9}"
 )
 
 
@@ -44,15 +50,20 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"synthetic batches, one core of {machine()}")
     print(HEADER)
-    results = []
+    results, plain = [], dict[Case, Measured]()
     for named in cases():
         name = name_of(named)
         if arguments.only not in name:
             continue
         case = replace(named, core=arguments.core, steps=arguments.steps)
+        beside = plain_of(case)
+        if beside is not None and beside not in plain:
+            plain[beside] = run(beside)
         found = run(case)
-        print(line(name, case, found), flush=True)
-        results.append({"name": name, **asdict(case), **asdict(found), "floor_ms": found.floor_ms})
+        yardstick = plain[beside].samples_per_s if beside is not None else None
+        print(line(name, case, found, yardstick), flush=True)
+        facts = {"floor_ms": found.floor_ms, "plain_samples_per_s": yardstick}
+        results.append({"name": name, **asdict(case), **asdict(found), **facts})
     if arguments.json:
         facts = {"machine": machine(), "results": results}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
@@ -75,6 +86,26 @@ def cases() -> Iterator[Case]:
         for num_items in (10_000, 100_000, 1_000_000, 5_000_000, 10_000_000):
             yield Case(task="ranking", architecture="L4H32A4", num_items=num_items, frozen=frozen)
     yield Case(task="pretraining", architecture="L4H64A4", full_length=True)
+    for architecture in ("L4H32A4", "L4H64A4", "L4H128A4", "L4H256A4"):
+        for processes in (1, 2):
+            yield Case(
+                task="ranking", architecture=architecture, num_items=50_000, processes=processes
+            )
+    for frozen in (False, True):
+        yield Case(
+            task="ranking",
+            architecture="L4H32A4",
+            num_items=5_000_000,
+            frozen=frozen,
+            processes=2,
+        )
+
+
+def plain_of(case: Case) -> Case | None:
+    """What a case is held against: a sample costs the same however many candidates there are."""
+    if case.num_items != 41_000 or case.full_length:
+        return None
+    return replace(case, is_plain=True, precision="fp32", candidates=2, steps=PLAIN_STEPS)
 
 
 def name_of(case: Case) -> str:
@@ -84,25 +115,30 @@ def name_of(case: Case) -> str:
         name += f" {case.candidates} candidates"
     if case.num_items != 41_000:
         name += f" {case.num_items:,} items"
-    return name + (" frozen" if case.frozen else "") + (" full length" if case.full_length else "")
+    name += (" frozen" if case.frozen else "") + (" full length" if case.full_length else "")
+    return name + (f" {case.processes} processes" if case.processes > 1 else "")
 
 
 def run(case: Case) -> Measured:
-    """Measure a case in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.step", json.dumps(asdict(case))]
+    """Measure a case in processes of its own."""
+    command = [sys.executable, "-m"]
+    if case.processes > 1:
+        command += ["torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(case.processes), "-m"]
+    command += ["benchmarks.step", json.dumps(asdict(case))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def line(name: str, case: Case, found: Measured) -> str:
+def line(name: str, case: Case, found: Measured, plain: float | None) -> str:
     """One line of the table."""
-    theirs = THEIRS.get((case.task, case.architecture))
-    if theirs is None or case.num_items != 41_000 or case.full_length:
-        yardstick = f"{'-':>8}{'-':>7}"
+    if plain is None:
+        yardstick = f"{'-':>8}{'-':>7}{'-':>8}"
     else:
-        yardstick = f"{theirs:>8,}{found.samples_per_s / theirs:>7.1f}"
+        theirs = THEIRS[case.task, case.architecture]
+        yardstick = f"{plain:>8,.0f}{found.samples_per_s / plain:>7.1f}{theirs:>8,}"
     return (
-        f"{name:<44}{found.samples_per_s:>11,.0f}{yardstick}{found.step_ms:>9.1f}"
+        f"{name:<52}{found.samples_per_s:>11,.0f}{yardstick}{found.step_ms:>9.1f}"
         f"{found.floor_ms:>9.1f}{found.floor_ms / found.step_ms:>7.0%}"
         f"{found.peak_memory_bytes / 1e6:>9,.0f}"
     )

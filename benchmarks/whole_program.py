@@ -1,0 +1,222 @@
+"""`jobs.rank` on Parquet, all of it, against its bare steps: `python -m benchmarks.whole_program`.
+
+    python -m benchmarks.whole_program FOLDER [--users 15000] [--items 20000] [--days 8]
+                                       [--architecture L4H64A4] [--epochs 3] [--core 0]
+
+Writes a simulated marketplace under FOLDER (once), prepares it, and measures on one core:
+
+    whole   the command, from its start to its end: imports, reading, training, validation each
+            epoch, checkpoints
+    bare    the same model and loop over the same data's batches, which are in memory already
+
+Both in turns, so that a machine that is slow for a while is so for both.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from embeddings.parameters import dense_parameters, table_parameters
+from jobs import prepare, simulate
+from jobs.distributed import join_world
+from jobs.facts import machine
+from jobs.loop import StepReport, TrainingLoop
+from jobs.optimizers import dense_optimizer
+from jobs.ranker import build_ranking_model
+from jobs.readers import requests_reader
+from jobs.settings import JobSettings
+from pipeline.settings import load_settings
+
+FIRST = date(2024, 1, 1)
+ONE_DAY = timedelta(days=1)
+CONFIG = Path("deploy/configs/daily.toml")
+# Batches that the bare loop holds in memory.
+NUM_BATCHES = 64
+
+
+def main() -> None:
+    """Prepare, measure in turns, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--users", type=int, default=15_000)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--days", type=int, default=8)
+    parser.add_argument("--architecture", default="L4H64A4")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.core})
+    if arguments.bare:
+        print(json.dumps(bare(arguments)))
+        return
+    make(arguments)
+    rates: dict[str, list[float]] = {"whole": [], "bare": []}
+    for _ in range(arguments.turns):
+        rates["bare"].append(_in_process())
+        found = whole(arguments)
+        rates["whole"].append(found.samples / found.seconds)
+        print(found, flush=True)
+    ratio = median(rates["whole"]) / median(rates["bare"])
+    print(
+        f"SIMULATED data, {arguments.architecture}, one core of {machine()}: bare "
+        f"{median(rates['bare']):,.0f} samples/s, whole {median(rates['whole']):,.0f}: {ratio:.0%}"
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """Ranking days before the last two, which are validation and what its labels wait for."""
+    last = FIRST + (arguments.days - 3) * ONE_DAY
+    return [
+        f"data.root={arguments.folder / 'root'}",
+        f"source.path={arguments.folder / 'events'}",
+        f'days.pretraining=["{FIRST}", "{last}"]',
+        f'days.ranking=["{FIRST + ONE_DAY}", "{last}"]',
+        f'days.validation=["{last + ONE_DAY}", "{last + ONE_DAY}"]',
+        f"ranking.architecture={arguments.architecture}",
+        "ranking.strategy=NT",
+        f"ranking.training.epochs={arguments.epochs}",
+        "ranking.training.batch_size=512",
+        "checks.max_rows_change=10.0",
+        "checks.max_action_drift=1.0",
+    ]
+
+
+def settings_of(arguments: argparse.Namespace) -> JobSettings:
+    """The config that both run with."""
+    return load_settings(JobSettings, CONFIG, overrides(arguments))
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Simulate and prepare, where that is not done."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        if not (arguments.folder / "events").exists():
+            sizes = [f"--{name}={getattr(arguments, name)}" for name in ("users", "items", "days")]
+            simulate.main([f"--out={arguments.folder}", *sizes])
+        prepare.prepare_all(settings_of(arguments))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the whole command did."""
+
+    samples: int
+    seconds: float
+    steps_seconds: float
+    """of these in steps, with waiting for the reader"""
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"whole: {self.samples:,} samples in {self.seconds:.1f} s, {self.steps_seconds:.1f} s "
+            "of them steps; the rest is imports, validation, checkpoints and the result"
+        )
+
+
+def whole(arguments: argparse.Namespace) -> Whole:
+    """Run the command."""
+    settings = settings_of(arguments)
+    command = [sys.executable, "-m", "jobs.rank", "--config", str(CONFIG)]
+    for override in overrides(arguments):
+        command += ["--set", override]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    result = json.loads(
+        (settings.ranking_folder(settings.ranking.strategy) / "result.json").read_text()
+    )
+    return Whole(result["samples"], seconds, result["train_seconds"])
+
+
+def _in_process() -> float:
+    """`bare` in a process of its own, as the command is."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.whole_program", *sys.argv[1:], "--bare"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bare(arguments: argparse.Namespace) -> float:
+    """Samples a second of the loop without a reader and without hooks."""
+    settings = settings_of(arguments)
+    training = settings.ranking.training
+    names = settings.item_features + settings.context_features
+    specs = settings.table_specs(names, settings.ranking.architecture)
+    with join_world() as world:
+        reader = requests_reader(settings, world, specs, "ranking")
+        batches = list(islice(reader.batches(0), NUM_BATCHES))
+        model = build_ranking_model(settings, specs, settings.ranking.strategy, world)
+        seconds: list[float] = []
+        loop = TrainingLoop(
+            world=world,
+            model=model,
+            forward=lambda batch, _: model(batch),
+            optimizer=dense_optimizer(
+                {
+                    "dense": (dense_parameters(model), training.learning_rate, 0.1),
+                    "tables": (table_parameters(model), 1e-3, 0.1),
+                },
+                training.betas,
+            ),
+            reader=_Held(batches),  # pyright: ignore[reportArgumentType]
+            settings=training.model_copy(update={"epochs": 4, "warmup_steps": 0}),
+            hooks=[_Seconds(seconds)],
+        )
+        loop.run()
+    # The first epoch warms up.
+    seconds = seconds[len(batches) :]
+    return 3 * sum(batch.num_samples for batch in batches) / sum(seconds)
+
+
+class _Held:
+    """Stands in for the reader."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
+        self.steps_per_epoch = len(batches)
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
+        """All of them, every epoch."""
+        del epoch
+        yield from self._batches[first_step:]
+
+    def describe(self, batch: Any) -> str:
+        """Nothing of use here."""
+        return str(type(batch))
+
+
+class _Seconds:
+    """A hook that keeps what every step took."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self._seconds = seconds
+
+    def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
+        """Keep it."""
+        del loop
+        self._seconds.append(report.seconds)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
