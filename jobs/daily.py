@@ -7,8 +7,8 @@
 Goes on from the published day before it; the last day of days.pretraining starts the chain. What
 is done is not done again, so the same command after any interruption finishes the day. "yesterday"
 also runs the days before it that are not settled yet, after a machine was off, say. Exit codes:
-0 published, 1 failed, 2 a setting is wrong, 3 rejected by a gate, 4 waiting for data or for the
-day before, 75 another driver is at work.
+0 published, 1 failed, 2 a setting is wrong, 3 rejected by a gate or by its data, 4 waiting for data
+or for the day before, 75 another driver is at work.
 """
 
 from jobs.chain.driver import (

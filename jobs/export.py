@@ -8,12 +8,13 @@ Reads the newest checkpoint in ROOT/pretraining/day=<last day>, writes ROOT/tabl
 
 from embeddings.export import export_tables
 from jobs.checkpoints import load_model, newest_checkpoint
+from jobs.claims import claim
 from jobs.command import Arguments, run_verb
 from jobs.dense import DENSE_DIGEST, export_dense, remove_other_dense
 from jobs.distributed import join_world
 from jobs.identity import pretraining_identity
 from jobs.pretrain import build_generative_model
-from jobs.runs import RunFolder, claim
+from jobs.runs import RunFolder
 from pipeline.errors import CheckpointError
 from pipeline.settings import settings_digest
 
@@ -46,7 +47,7 @@ def export(arguments: Arguments) -> None:
         load_model(model, checkpoint)
         folder = settings.export_folder
         if world.is_first:
-            claim(folder)
+            claim(folder, settings.daily.attempt)
         digests = world.gather_objects(export_dense(model, folder) if world.is_first else "")
         source = {
             "checkpoint": str(checkpoint),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from embeddings.tables import TableSpec
 from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.checkpoints import load_model, newest_checkpoint
+from jobs.claims import claim
 from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.evaluation import Slice, evaluate_slices
@@ -53,6 +54,8 @@ def judge(arguments: Arguments) -> None:
     if not (judging.models and judging.days):
         raise ConfigError("judging.models, judging.days: required here; name days")
     with join_world() as world:
+        if world.is_first:
+            claim(judgement_path(settings, judging.name).parent, settings.daily.attempt)
         names = settings.item_features + settings.context_features
         specs = settings.table_specs(names, settings.ranking.architecture)
         readers = list(_readers(settings, world, specs))
@@ -93,6 +96,7 @@ def _readers(
         asked = AskedRequests(
             where="judging.days",
             days=judging.days,
+            left_out=judging.left_out,
             batch_size=settings.evaluation.batch_size,
             kind=kind,
         )
@@ -144,7 +148,7 @@ def _is_new(first_new_row: int) -> Slice:
 def _write(settings: JobSettings, found: Mapping[str, Any]) -> None:
     judging, path = settings.judging, judgement_path(settings, settings.judging.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = judging.model_dump(mode="json", include={"kind", "days"})
+    about = judging.model_dump(mode="json", include={"kind", "days", "left_out"})
     write_json(path, {"task": settings.task, **about, "models": found})
     for day, results in found.items():
         print(

@@ -11,24 +11,27 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
-from torchx.specs import AppState, AppStatus
+from torchx.specs import AppState, AppStatus, make_app_handle
 from tqdm import tqdm
 
 from jobs import components
 from pipeline import errors
 from pipeline.errors import StageError
 
-__all__ = ["Submission", "reason_of", "run_stage", "submit", "watch"]
+__all__ = ["Submission", "find_job", "reason_of", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
 # Slurm's accounting hears of a job some time after its submission.
 _UNHEARD_OF_S = 60.0
 _LAST_LINES = 40
+# Whose jobs only the process knows that submitted them.
+_FORGETFUL = ("local_cwd",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ class Submission:
     verb: str
     """a component of jobs/components.py"""
     config: Path
+    name: str = ""
+    """its own alone: a driver that comes after this one finds it by that, see `find_job`"""
     overrides: Sequence[str] = ()
     title: str
     """what the stage is called on the screen"""
@@ -66,6 +71,8 @@ def submit(runner: Runner, asked: Submission) -> str:
     if asked.resume:
         arguments["resume"] = True
     app = getattr(components, asked.verb)(str(asked.config), *asked.overrides, **arguments)
+    if asked.name:
+        app.name = f"{app.name}-{asked.name}"
     for role in app.roles:
         role.max_retries = asked.scheduler_retries
         role.resource.cpu = asked.cpus
@@ -78,7 +85,45 @@ def submit(runner: Runner, asked: Submission) -> str:
         # A job starts in this folder and writes its output there.
         asked.log_folder.mkdir(parents=True, exist_ok=True)
         options.setdefault("job_dir", str(asked.log_folder))
+        for role in app.roles if asked.name else ():
+            # There the roles' names are the jobs' names, and the app's is lost.
+            role.name = f"{role.name}-{asked.name}"
     return runner.run(app, asked.scheduler, options)
+
+
+def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str | None:
+    """Handle of what was submitted under a name since then; None if the scheduler has no such job.
+
+    Raises:
+        StageError: it does not answer, so nobody can say.
+    """
+    if scheduler in _FORGETFUL:
+        return None
+    if scheduler != "slurm":
+        apps = runner.list(scheduler)
+        return next((app.app_handle for app in apps if name in app.app_id), None)
+    # torchx lists Slurm's jobs without their names. The queue knows new ones first, the accounting
+    # also those that ended long ago; a day starts there in the cluster's time zone.
+    day = (since - timedelta(days=1)).strftime("%Y-%m-%d")
+    jobs = [
+        *_listed("squeue", "--me", "--states=all", "--noheader", "--format=%A|%j"),
+        *_listed("sacct", "-X", "-n", "-P", f"--starttime={day}", "--format=JobIDRaw,JobName"),
+    ]
+    parts = (line.partition("|") for line in jobs)
+    numbers = [int(number) for number, _, job in parts if name in job]
+    # A job of several nodes is known by the first of its parts.
+    return make_app_handle("slurm", runner.name(), str(min(numbers))) if numbers else None
+
+
+def _listed(*command: str) -> list[str]:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise StageError(
+            f"{command[0]}: {error.stderr.strip()}; Slurm must say whether it has a job before "
+            "that is submitted again: run the same command again when it answers"
+        ) from None
+    return done.stdout.splitlines()
 
 
 def watch(

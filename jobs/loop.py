@@ -56,10 +56,10 @@ class Hook(Protocol):
 
 @runtime_checkable
 class Measuring(Protocol):
-    """A hook that measures something on the way; `jobs.monitoring_hook` shows it."""
+    """A hook that measures something on the way; `jobs.monitoring.hook` shows it."""
 
     figures: dict[str, float]
-    """what it last measured, by the names of `jobs.monitoring` without `training_`"""
+    """what it last measured, by the names of `jobs.monitoring.metrics` without `training_`"""
 
 
 def check_warmup(section: str, settings: TrainingSettings, reader: Reader[Any]) -> None:

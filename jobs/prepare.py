@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jobs.claims import claim, prepare_folder
 from jobs.command import Arguments, run_verb
 from jobs.data_page import write_data_page
 from jobs.runs import write_json
@@ -29,7 +30,9 @@ def main() -> None:
 
 
 def _prepare(arguments: Arguments) -> None:
-    for line in _lines(prepare_all(arguments.settings)):
+    settings = arguments.settings
+    claim(prepare_folder(settings.data.root), settings.daily.attempt)
+    for line in _lines(prepare_all(settings)):
         print(line)
 
 

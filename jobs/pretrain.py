@@ -56,7 +56,9 @@ def pretrain(arguments: Arguments) -> None:
         model = build_generative_model(settings, specs, world)
         initialize(model, training.seed)
         if world.is_first:
-            world.say(folder.start(settings, identity, resume=arguments.resume))
+            attempt = settings.daily.attempt
+            aside = folder.start(settings, identity, resume=arguments.resume, attempt=attempt)
+            world.say(aside)
         world.wait_for_all()
         result = TrainingRun(
             title="pretrain",

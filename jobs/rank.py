@@ -65,7 +65,9 @@ def rank(arguments: Arguments) -> None:
         if world.is_first:
             continued = start.identity if start else {}
             identity = ranking_identity(settings, specs, transferred, continued)
-            world.say(folder.start(settings, identity, resume=arguments.resume))
+            attempt = settings.daily.attempt
+            aside = folder.start(settings, identity, resume=arguments.resume, attempt=attempt)
+            world.say(aside)
         world.wait_for_all()
 
         def forward(batch: RankingBatch, step: int) -> LossSums:

@@ -81,6 +81,8 @@ class AskedRequests:
     where: str
     """what says so, for errors"""
     days: tuple[date, date]
+    left_out: tuple[date, ...] = ()
+    """days of these that are not read"""
     batch_size: int
     seed: int | None = None
     """shuffled with it; None: in the order of the files"""
@@ -95,7 +97,7 @@ def asked_reader(
     Raises:
         DataError: as `sequences_reader`.
     """
-    every = _checked_days(settings, world, asked.kind, asked.days)
+    every = _checked_days(settings, world, asked.kind, asked.days, asked.left_out)
     examples = Requests(
         kind=asked.kind,
         root=settings.examples_root,
@@ -129,10 +131,14 @@ def _features_of(settings: JobSettings, specs: Sequence[TableSpec]) -> tuple[Fea
 
 
 def _checked_days(
-    settings: JobSettings, world: World, kind: str, days: tuple[date, date]
+    settings: JobSettings,
+    world: World,
+    kind: str,
+    days: tuple[date, date],
+    left_out: Sequence[date] = (),
 ) -> list[date]:
-    """All days of a range; the ranks share comparing their files with the manifests' digests."""
-    every = days_between(*days)
+    """Days of a range; the ranks share comparing their files with the manifests' digests."""
+    every = [day for day in days_between(*days) if day not in left_out]
     if settings.reader.verify:
         for day in every[world.rank :: world.size]:
             folder = day_folder(settings.examples_root, kind, day)

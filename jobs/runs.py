@@ -4,10 +4,9 @@ config.json      every setting, as resolved          progress.json   where it is
 metrics.jsonl    one JSON object a line, in order    result.json     what came out, at the end
 checkpoints/     see jobs.checkpoints
 
-Beside it, `.<name>.lock` keeps a second process out while one is at work.
+Beside it, `.<name>.lock` keeps a second process out while one is at work (`jobs.claims`).
 """
 
-import fcntl
 import json
 import math
 import os
@@ -18,10 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
+from jobs.claims import claim
 from pipeline.errors import CheckpointError
 from pipeline.settings import Settings
 
-__all__ = ["RunFolder", "claim", "differences", "is_claimed", "write_json"]
+__all__ = ["RunFolder", "differences", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
@@ -32,57 +32,6 @@ _OPERATIONAL = (
     "*.training.log_every_steps",
     "transferred.export",
 )
-
-
-# Folders that this process keeps others out of -> the lock's file handle.
-_claimed: dict[Path, int] = {}
-
-
-def claim(folder: Path) -> None:
-    """Keep other processes out of `folder` until this one ends, however it ends.
-
-    A submitter that was killed may leave its processes at work; two at once would write over each
-    other.
-
-    Raises:
-        CheckpointError: another process has it.
-    """
-    path = _lock_of(folder)
-    if path in _claimed:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 100).decode(errors="replace").strip()
-        os.close(lock)
-        raise CheckpointError(
-            f"{folder}: process {holder} is still at work there; wait for it, or end it, then run "
-            "the same command again"
-        ) from None
-    os.truncate(lock, 0)
-    os.write(lock, f"{os.getpid()} on {os.uname().nodename}\n".encode())
-    _claimed[path] = lock
-
-
-def is_claimed(folder: Path) -> bool:
-    """Whether a process is at work in a folder that `claim` keeps others out of."""
-    try:
-        lock = os.open(_lock_of(folder), os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock").absolute()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -140,7 +89,14 @@ class RunFolder:
         steps = json.loads((self.path / "result.json").read_text())["steps"]
         return self.checkpoints / f"step-{steps:08d}"
 
-    def start(self, settings: Settings, identity: Mapping[str, Any], *, resume: bool) -> str | None:
+    def start(
+        self,
+        settings: Settings,
+        identity: Mapping[str, Any],
+        *,
+        resume: bool,
+        attempt: str = "",
+    ) -> str | None:
         """Make the folder ready: continue what is there, or set it aside as `<name>.previous`.
 
         Returns what a user should know of the run that was there, if there was one to set aside.
@@ -149,12 +105,13 @@ class RunFolder:
             settings: every setting, kept as config.json.
             identity: what makes a continuation the same run, kept as identity.json.
             resume: continue the run that is there, if there is one.
+            attempt: of the daily chain, where that started it.
 
         Raises:
-            CheckpointError: `resume`, but the run there has another identity; or another process
-                is still at work in it.
+            CheckpointError: `resume`, but the run there has another identity; or the folder cannot
+                be claimed.
         """
-        claim(self.path)
+        claim(self.path, attempt)
         aside = None
         if resume and (self.path / "identity.json").exists():
             self.check(identity, "set it back to resume, or start over without --resume")

@@ -119,6 +119,8 @@ class JudgingSettings(Settings):
     models: tuple[date, ...] = ()
     # First and last day of the requests.
     days: tuple[date, date] | None = None
+    # Days of these that are not read.
+    left_out: tuple[date, ...] = ()
     # Held-out users' requests, or everybody's.
     kind: Literal["held_out", "all"] = "held_out"
     # An item is new for so many days after it entered the vocabulary.

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from embeddings.tables import EmbeddingSettings, TableSpec
 from jobs.chain.settings import DailySettings
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.settings import MonitoringSettings
 from jobs.sections import (
     DataSettings,
     EvaluationSettings,

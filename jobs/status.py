@@ -13,8 +13,8 @@ from datetime import UTC, date, datetime, timedelta
 from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
 from jobs.chain.published import Published, published_now
 from jobs.command import parser_of
-from jobs.ledger import Ledger
-from jobs.ledger_records import DayRecord, Record
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import DayRecord, Record
 from jobs.settings import JobSettings
 
 __all__ = ["main", "status_lines"]
@@ -130,10 +130,16 @@ def _details(day: DayRecord, records: Sequence[Record], now: datetime) -> Iterat
         name = f"{record.key.stage}{f' ({record.key.task})' if record.key.task else ''}"
         figures = [text.format(record.facts[n]) for n, text in _FIGURES.items() if _has(record, n)]
         error = record.error.partition("\n")[0]
-        what = error or ", ".join(figures)
+        what = error or ", ".join(figures + _judged_on(record))
         attempt = f"attempt {record.attempt}" if record.attempt > 1 else ""
         seconds = _seconds([record], now)
         yield f"  {name:<14} {_MARKS[record.state]:<9} {seconds:>6}  {attempt:<10} {what}".rstrip()
+
+
+def _judged_on(record: Record) -> list[str]:
+    """Of which days the requests were that a model was judged on."""
+    days = [n.removeprefix("held_out ") for n in record.inputs if n.startswith("held_out ")]
+    return [f"on {' '.join(days)}"] if days else []
 
 
 def _has(record: Record, name: str) -> bool:

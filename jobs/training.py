@@ -15,7 +15,7 @@ from jobs.continuation import Continuation
 from jobs.distributed import World
 from jobs.hooks import CheckpointHook, MetricsHook, ProgressHook
 from jobs.loop import Hook, TrainingLoop
-from jobs.monitoring_hook import MonitoringHook
+from jobs.monitoring.hook import MonitoringHook
 from jobs.optimizers import dense_optimizer
 from jobs.runs import RunFolder
 from jobs.schedule import learning_rate_factor

@@ -127,7 +127,7 @@ class PublicationError(FrostrankError):
 
 
 class RejectedError(FrostrankError):
-    """A gate kept a day's models from being published; those published before go on serving."""
+    """A gate, or its data, kept a day from being published; what was published before serves on."""
 
 
 class WaitingError(FrostrankError):

@@ -7,6 +7,7 @@ at all. A day that was rejected is left out of what later days learn from.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,68 +15,30 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
-from jobs.chain.plan import DayPlan, Job
+from jobs.chain.inputs import source_folder
+from jobs.chain.plan import DayPlan
 from jobs.chain.published import (
     Published,
     publish,
-    published_days,
     published_now,
-    published_on,
     ranker_of,
 )
 from jobs.chain.retention import remove_old
-from jobs.chain.stage_facts import read_judgement
-from jobs.chain.stages import StageFailedError, Stages, program_version
-from jobs.ledger_records import StageKey
-from jobs.monitoring_facts import StageFacts
-from jobs.settings import JobSettings
+from jobs.chain.stage_facts import facts_of, read_judgement
+from jobs.chain.stage_job import Job
+from jobs.chain.stages import UNFIT, StageFailedError, Stages
+from jobs.chain.version import program_version
+from jobs.ledger.records import StageKey
+from jobs.monitoring.facts import StageFacts
 from pipeline.errors import RejectedError, WaitingError
 
-__all__ = ["SETTLED", "Day", "plan_of"]
-
-SETTLED = ("published", "rejected")
-"""States of a day that the next one may follow"""
+__all__ = ["Day"]
 
 # Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
 _USUAL_DAYS = 7
 _TOO_FEW_DAYS = 2
-
-
-def plan_of(stages: Stages, settings: JobSettings, given: Sequence[str], day: date) -> DayPlan:
-    """A day's plan on top of what was published before it.
-
-    Raises:
-        WaitingError: the day before has not been settled.
-    """
-    root, ledger = settings.data.root, stages.ledger
-    first = settings.days.pretraining[1]
-    if day < first:
-        raise WaitingError(
-            f"{day}: the chain starts on {first}, the last day of days.pretraining; days before "
-            "it are in that first run"
-        )
-    earlier = [other for other in published_days(root) if other < day]
-    if day > first:
-        yesterday = day - timedelta(days=1)
-        record = ledger.day(yesterday)
-        if record is None or record.state not in SETTLED:
-            state = record.state if record else "not run yet"
-            raise WaitingError(
-                f"{day}: the day before it, {yesterday}, is {state}; run that first (jobs.backfill "
-                f"--from {yesterday} --to {day} runs both)"
-            )
-        if not earlier:
-            raise WaitingError(
-                f"{day}: nothing is published to go on from; run {first} first, or again"
-            )
-    return DayPlan(
-        config=stages.config,
-        given=tuple(given),
-        settings=settings,
-        day=day,
-        before=published_on(root, earlier[-1]) if earlier and day > first else None,
-        rejected=frozenset(d.day for d in ledger.days(first, day) if d.state == "rejected"),
-    )
+# Which day it is that is unfit, in the error that prepare ended with.
+_DAY_IN_REASON = re.compile(r"Error: day (\d{4}-\d\d-\d\d):")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +54,7 @@ class Day:
         """Run what is not done yet, and publish.
 
         Raises:
-            RejectedError: a gate said no; the day is recorded as rejected.
+            RejectedError: a gate said no, or its data is unfit; the day is recorded as rejected.
             WaitingError: its data is not there yet.
             StageFailedError, LeaseLostError: as `Stages.run`.
         """
@@ -122,19 +85,39 @@ class Day:
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""
-        source = self.plan.source(self.plan.day)
+        source = source_folder(self.plan.settings, self.plan.day)
         if not source.is_dir() and self.plan.settings.source.missing_days != "allow":
             raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
+        job = self.plan.prepare()
         try:
-            self.stages.run(self.plan.prepare())
+            self.stages.run(job)
         except StageFailedError as error:
-            if error.reason.startswith(f"DataCheckError: day {self.plan.day}:"):
-                raise RejectedError(f"{self.plan.day}: {error.reason}") from None
+            if error.reason.startswith(UNFIT) and not self._is_known(error.reason):
+                raise RejectedError(f"{self.plan.day}: by its data: {error.reason}") from None
             # What is wrong with an earlier day keeps this one waiting until that one is mended.
-            waited = ("DataCheckError", "MissingDayError", "HalfWrittenDayError")
-            if error.reason.startswith(waited):
+            if error.reason.startswith((*UNFIT, "MissingDayError", "HalfWrittenDayError")):
                 raise WaitingError(f"{self.plan.day}: {error.reason}") from None
             raise
+        if not self.plan.brings_something:
+            record = self.stages.ledger.latest(job.key)
+            assert record is not None, "it ran"
+            self.stages.tell(job, facts_of(job, record, "rejected"))
+            raise RejectedError(
+                f"{self.plan.day}: by its data: not one event to learn from; bring it and run the "
+                "day again, or leave it: later days go on without it"
+            )
+
+    def _is_known(self, reason: str) -> bool:
+        """Whether an earlier day was rejected for the same, so that this one waits for that one.
+
+        What is wrong with labels shows on a later day than theirs, which is rejected for it.
+        """
+        about = _DAY_IN_REASON.search(reason)
+        if about is None:
+            return False
+        first, yesterday = date.fromisoformat(about.group(1)), self.plan.day - timedelta(days=1)
+        earlier = self.stages.ledger.days(first, yesterday) if first <= yesterday else []
+        return any(day.state == "rejected" and about.group() in day.note for day in earlier)
 
     def _test(self, task: str) -> None:
         """How the published ranker does on days that nothing has learned from."""
@@ -164,12 +147,18 @@ class Day:
             return task, False
         self.stages.run(job)
         judged = self.plan.gate(task)
+        judged.say(f"scores requests of {self._scored(task)}")
         self.stages.run(judged)
         models = [found["all"] for found in read_judgement(judged).values()]
         published = models[0] if len(models) > 1 else None
         gates = model_gates(models[-1], published, self.plan.settings.daily.gates)
         self._check(task, judged, list(gates))
         return task, True
+
+    def _scored(self, task: str) -> str:
+        left_out = ", ".join(map(str, self.plan.left_out_days(task)))
+        scored = ", ".join(map(str, self.plan.scored_days(task)))
+        return f"{scored}{f'; left out, as rejected: {left_out}' if left_out else ''}"
 
     def _check_tables(self) -> None:
         """The export's against those of the published one."""

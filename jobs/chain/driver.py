@@ -1,6 +1,6 @@
 """What jobs.daily, jobs.backfill and jobs.publish share: the lease, the ledger, exit codes.
 
-0  published, or nothing to do        3  rejected by a gate; what was published goes on serving
+0  published, or nothing to do        3  rejected by a gate or by its data; what was published stays
 1  failed; the same command goes on   4  waiting for data, or for the day before
 2  a setting is wrong                75  another driver is at work
 """
@@ -16,11 +16,13 @@ from datetime import UTC, date, datetime, timedelta
 from torchx.runner import get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
-from jobs.chain.day import SETTLED, Day, plan_of
-from jobs.chain.plan import check_daily
+from jobs.chain.day import Day
+from jobs.chain.inputs import source_digests
 from jobs.chain.published import published_days, published_now
 from jobs.chain.stages import Stages
-from jobs.ledger import Ledger, open_ledger
+from jobs.chain.start import SETTLED, check_daily, plan_of
+from jobs.ledger.ledger import Ledger, open_ledger
+from jobs.ledger.records import StageKey
 from jobs.settings import JobSettings
 from pipeline.engine import open_engine
 from pipeline.errors import (
@@ -34,6 +36,7 @@ from pipeline.errors import (
 from pipeline.events import clean_events
 from pipeline.partitions import days_between
 from pipeline.settings import load_settings
+from pipeline.shortage import shortages_told
 
 __all__ = [
     "YESTERDAY",
@@ -76,12 +79,26 @@ def day_text(text: str) -> str:
 
 
 def unsettled_days(arguments: argparse.Namespace, last: date) -> list[date]:
-    """The days up to `last` that are neither published nor rejected; `last` if all are."""
+    """The days up to `last` that are neither published nor rejected; `last` if all are.
+
+    One that its data stopped is among them again once that was mended.
+    """
     settings = settings_of(arguments)
-    first = settings.days.pretraining[1]
-    found = [d.day for d in ledger_of(settings).days(first, last) if d.state in SETTLED]
+    ledger, first = ledger_of(settings), settings.days.pretraining[1]
+    found = [d.day for d in ledger.days(first, last) if d.state in SETTLED]
+    if found and _is_mended(ledger, settings, found[-1]):
+        found.pop()
     after = found[-1] + timedelta(days=1) if found else first
     return days_between(min(after, last), last)
+
+
+def _is_mended(ledger: Ledger, settings: JobSettings, day: date) -> bool:
+    """Whether the files of a day that was rejected by its data are others since."""
+    prepared = ledger.latest(StageKey(day, "prepare"))
+    if prepared is None or prepared.state != "rejected":
+        return False
+    days = [date.fromisoformat(name.removeprefix("source ")) for name in prepared.inputs]
+    return source_digests(settings, days) != prepared.inputs
 
 
 def settings_of(arguments: argparse.Namespace) -> JobSettings:
@@ -144,11 +161,11 @@ def run_days(
     """
     settings = settings_of(arguments)
     rejected: RejectedError | None = None
-    with _driving(arguments, settings) as stages:
+    with shortages_told(settings.data.root), _driving(arguments, settings) as stages:
         for number, day in enumerate(days):
             if cleaned_together > 1 and number % cleaned_together == 0:
                 _clean_ahead(settings, days[number : number + cleaned_together])
-            stages.settle_others(day)
+            stages.settle_others(day, settings)
             try:
                 _run_day(stages, settings, arguments, day, accept=accept)
             except RejectedError as error:

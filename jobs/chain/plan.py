@@ -14,82 +14,18 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from embeddings.export import read_export
+from jobs.chain.inputs import data_digests, final_digest, source_digests
 from jobs.chain.published import Published, PublishedRanker
-from jobs.chain.settings import DailySettings, Submitted
-from jobs.checkpoint_files import content_digest, read_manifest
+from jobs.chain.request_days import RequestDays
+from jobs.chain.settings import Submitted
+from jobs.chain.stage_job import Job
 from jobs.judge import judgement_path
-from jobs.ledger_records import StageKey
-from jobs.monitoring_settings import MonitoringSettings
-from jobs.runs import RunFolder
 from jobs.settings import JobSettings
 from pipeline.digests import texts_digest
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.partitions import day_folder, days_between, find_manifest
-from pipeline.partitions import read_manifest as read_day
-from pipeline.settings import load_settings, settings_digest
-from pipeline.tasks import time_to_label
+from pipeline.partitions import day_folder, days_between, read_manifest
+from pipeline.settings import load_settings
 
-__all__ = ["DayPlan", "Job", "check_daily"]
-
-VERBS: dict[Submitted, str] = {
-    "prepare": "prepare",
-    "test": "judge",
-    "pretrain": "pretrain",
-    "export": "export",
-    "rank": "rank",
-    "gate": "judge",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One stage of a day, ready to be submitted."""
-
-    stage: Submitted
-    task: str
-    day: date
-    settings: JobSettings
-    """with the overrides"""
-    overrides: tuple[str, ...]
-    inputs: dict[str, str]
-    """what it reads -> digest"""
-    folder: Path
-    """where its progress.json is"""
-
-    @property
-    def key(self) -> StageKey:
-        """As the ledger calls it."""
-        return StageKey(self.day, self.stage, self.task)
-
-    @property
-    def verb(self) -> str:
-        """The component."""
-        return VERBS[self.stage]
-
-    @property
-    def config_digest(self) -> str:
-        """Over the settings, but for those of the chain itself."""
-        own = {"daily": DailySettings(), "monitoring": MonitoringSettings()}
-        return settings_digest(self.settings.model_copy(update=own))
-
-
-def check_daily(settings: JobSettings) -> None:
-    """Raise ConfigError where a config cannot run day after day."""
-    if settings.days.validation:
-        raise ConfigError(
-            "days.validation: leave it out, and days.test; day after day models are judged on the "
-            "next day and on held-out users"
-        )
-    if not settings.holdout.share:
-        raise ConfigError("holdout.share: required above 0; new models are judged on those users")
-    if not settings.sequences.increments:
-        raise ConfigError("sequences.increments: must be true; later days learn from increments")
-    if not settings.ranking.strategy.transfers_tables:
-        raise ConfigError("ranking.strategy: NT takes nothing from pretraining; choose ST&SF, say")
-    if unknown := [task for task in settings.daily.tasks if task not in settings.tasks]:
-        raise ConfigError(f"daily.tasks: {', '.join(unknown)}: none of [tasks]")
-    if settings.data.examples or settings.source.kind != "events":
-        raise ConfigError("data.examples, source.kind: the daily chain starts from local events")
+__all__ = ["DayPlan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +57,7 @@ class DayPlan:
         """Everything up to the day, as far as it changed."""
         first, last = self.settings.days.training[0], self.day
         kept = max(first, last - timedelta(days=self.settings.data.keep_states))
-        inputs = {f"source {d}": _stat_digest(self.source(d)) for d in days_between(kept, last)}
+        inputs = source_digests(self.settings, days_between(kept, last))
         days = [
             _range("days.pretraining", self.settings.days.pretraining[0], last),
             _range("days.ranking", self.settings.days.ranking[0], last),
@@ -130,9 +66,11 @@ class DayPlan:
         ]
         return self._job("prepare", "", days, inputs, self.settings.data.root)
 
-    def source(self, day: date) -> Path:
-        """Where the user brings a day."""
-        return Path(self.settings.source.path) / f"day={day.isoformat()}"
+    @property
+    def brings_something(self) -> bool:
+        """Whether the day, prepared, has anything to learn from."""
+        day = day_folder(self.settings.data.root, "increments", self.day)
+        return self.is_first or read_manifest(day).num_rows > 0
 
     def test(self, task: str) -> Job | None:
         """The published ranker on days that have become final since it was trained."""
@@ -140,7 +78,7 @@ class DayPlan:
         new = self.new_days(task)
         if ranker is None or not new:
             return None
-        inputs = self._requests(new, "requests", "held_out") | {"ranker": ranker.digest}
+        inputs = self._data(new, "requests", "held_out") | {"ranker": ranker.digest}
         overrides = [
             f'judging.models=["{ranker.day}"]',
             f'judging.days=["{new[0]}", "{new[-1]}"]',
@@ -162,7 +100,7 @@ class DayPlan:
     def export(self) -> Job:
         """Of that pretraining, found under the same settings."""
         folder = self._at_day(()).pretraining_folder
-        inputs = {"pretraining": _final_digest(folder)}
+        inputs = {"pretraining": final_digest(folder)}
         overrides = self._pretraining_overrides
         return self._job("export", "", overrides, inputs, self._at_day(()).export_folder)
 
@@ -173,7 +111,7 @@ class DayPlan:
             return None
         ranker = self._ranker(task)
         overrides = [*self._days_up_to_now, f"ranking.task={task}", _range("days.ranking", *days)]
-        inputs = self._requests(days, "requests") | {"export": self._export_digest()}
+        inputs = self._data(days, "requests") | {"export": self._export_digest()}
         if ranker is not None:
             overrides.append(f"ranking.continue_from={ranker.day}")
             overrides += self.settings.daily.stage("rank").continuing
@@ -184,34 +122,22 @@ class DayPlan:
 
     def gate(self, task: str) -> Job:
         """The candidate, and the published ranker, on held-out users' requests."""
-        ranker, final = self._ranker(task), self.final_days(task)
-        scored = final[-self.settings.daily.gates.days :]
+        ranker, scored = self._ranker(task), self.scored_days(task)
         settings = self._at_day([f"ranking.task={task}"])
         candidate = settings.ranking_folder(settings.ranking.strategy)
-        inputs = self._requests(scored, "held_out") | {"candidate": _final_digest(candidate)}
+        inputs = self._data(scored, "held_out") | {"candidate": final_digest(candidate)}
         models = [self.day]
         if ranker is not None:
             inputs["ranker"] = ranker.digest
             models.insert(0, ranker.day)
-        named = ", ".join(f'"{day}"' for day in models)
         overrides = [
-            f"judging.models=[{named}]",
+            f"judging.models=[{_quoted(models)}]",
             f'judging.days=["{scored[0]}", "{scored[-1]}"]',
             "judging.name=gate",
         ]
+        if left_out := [day for day in self.left_out_days(task) if day < scored[-1]]:
+            overrides.append(f"judging.left_out=[{_quoted(left_out)}]")
         return self._judging("gate", task, overrides, inputs)
-
-    def final_days(self, task: str) -> list[date]:
-        """Days with requests whose labels cannot change any more, ascending."""
-        first = self.settings.days.ranking[0]
-        found: list[date] = []
-        for day in days_between(first, self.day):
-            manifest = find_manifest(day_folder(self.settings.data.root, "requests", day))
-            is_final = manifest is not None and task in manifest.final_tasks
-            # A later day, that has been gone back from, may have made more of them final.
-            if is_final and self._final_on(task, day) <= self.day:
-                found.append(day)
-        return found
 
     def new_days(self, task: str) -> list[date]:
         """Final days that no published ranker of the task has learned from, without a gap.
@@ -219,27 +145,16 @@ class DayPlan:
         Where rejected days lie between them, the latest that follow one another.
         """
         ranker = self._ranker(task)
-        found: list[date] = []
-        for day in self.final_days(task):
-            if ranker is not None and day <= ranker.requests_until:
-                continue
-            if self._is_rejected(task, day):
-                continue
-            follows = bool(found) and day - found[-1] == timedelta(days=1)
-            found = [*found, day] if follows else [day]
-        return found
+        return self._requests_of(task).new(ranker.requests_until if ranker else None)
 
-    def _is_rejected(self, task: str, day: date) -> bool:
-        """Whether the day was, or the one on which its labels, then final, were first looked at."""
-        # This day itself is being run again.
-        rejected = self.rejected - {self.day}
-        return not rejected.isdisjoint({day, self._final_on(task, day)})
+    def scored_days(self, task: str) -> list[date]:
+        """The latest final days on which gates compare models; none that was rejected."""
+        return self._requests_of(task).trusted[-self.settings.daily.gates.days :]
 
-    def _final_on(self, task: str, day: date) -> date:
-        """The day with which the labels of a day become final."""
-        tasks = self.settings.tasks
-        wait = time_to_label(tasks, task) if tasks[task].label_actions else timedelta()
-        return day + timedelta(days=-(-wait // timedelta(days=1)))
+    def left_out_days(self, task: str) -> list[date]:
+        """Days since the first of those that are not among them, as they were rejected."""
+        scored, final = self.scored_days(task), self._requests_of(task).final
+        return [day for day in days_between(scored[0], final[-1]) if day not in scored]
 
     def settings_of(self, task: str) -> JobSettings:
         """Under which the day's folders of a task are found."""
@@ -282,19 +197,17 @@ class DayPlan:
             days = days_between(self.settings.days.pretraining[0], self.day)
             folders = [day_folder(root, "sequences", day) for day in days]
             folders.append(day_folder(root, "tails", self.day))
-            return {"sequences": texts_digest(read_day(f).content_digest for f in folders)}
+            return {"sequences": texts_digest(read_manifest(f).content_digest for f in folders)}
         assert self.before is not None
-        increments = read_day(day_folder(root, "increments", self.day)).content_digest
+        increments = read_manifest(day_folder(root, "increments", self.day)).content_digest
         start = day_folder(root, "pretraining", self.before.day)
-        return {"increments": increments, f"pretraining {self.before.day}": _final_digest(start)}
+        return {"increments": increments, f"pretraining {self.before.day}": final_digest(start)}
 
-    def _requests(self, days: Sequence[date], *kinds: str) -> dict[str, str]:
-        root = self.settings.data.root
-        return {
-            f"{kind} {day}": read_day(day_folder(root, kind, day)).content_digest
-            for kind in kinds
-            for day in days
-        }
+    def _data(self, days: Sequence[date], *kinds: str) -> dict[str, str]:
+        return data_digests(self.settings.data.root, days, *kinds)
+
+    def _requests_of(self, task: str) -> RequestDays:
+        return RequestDays(settings=self.settings, task=task, day=self.day, rejected=self.rejected)
 
     def _export_digest(self) -> str:
         return read_export(self._at_day(()).export_folder).content_digest
@@ -329,27 +242,5 @@ def _range(name: str, first: date, *others: date) -> str:
     return f'{name}=["{first}", "{last}"]'
 
 
-def _final_digest(folder: Path) -> str:
-    """Digest of what a finished run ended with.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    run = RunFolder(folder)
-    if not run.is_finished:
-        raise CheckpointError(f"{folder}: no finished run there; run that day again")
-    try:
-        return content_digest(read_manifest(run.final_checkpoint))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{run.final_checkpoint}: damaged or gone ({error}); run that day again"
-        ) from None
-
-
-def _stat_digest(folder: Path) -> str:
-    """Over names, sizes and times of a day's files: prepare itself compares their content."""
-    if not folder.is_dir():
-        return "missing"
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    stats = [(path.name, path.stat()) for path in files]
-    return texts_digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+def _quoted(days: Sequence[date]) -> str:
+    return ", ".join(f'"{day}"' for day in days)

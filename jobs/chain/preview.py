@@ -6,10 +6,11 @@ from datetime import date
 
 from torchx.runner import get_runner
 
-from jobs.chain.day import SETTLED, plan_of
 from jobs.chain.driver import ledger_of, settings_of
-from jobs.chain.plan import DayPlan, Job
+from jobs.chain.plan import DayPlan
+from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
+from jobs.chain.start import SETTLED, plan_of
 from pipeline.errors import CheckpointError, DataError, ExportError
 
 __all__ = ["preview"]

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from jobs.chain.published import folders_in_use, published_days
+from jobs.claims import admitted_file
 from jobs.settings import JobSettings
 
 __all__ = ["remove_old"]
@@ -27,6 +28,7 @@ def remove_old(settings: JobSettings, day: date) -> list[Path]:
     for folder in (path for pattern in patterns for path in root.glob(f"{pattern}/day=*")):
         if _day_of(folder) < oldest and not any(path.is_relative_to(folder) for path in used):
             shutil.rmtree(folder)
+            admitted_file(folder).unlink(missing_ok=True)
             removed.append(folder)
     return removed
 

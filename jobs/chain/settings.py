@@ -97,6 +97,8 @@ class DailySettings(Settings):
     # Checkpoints, exports and rankers of so many of the latest days are kept; what is published,
     # and what could be gone back to, always is.
     keep_days: int = Field(default=7, ge=2)
+    # Set by the chain, of each stage: one whose driver has gone and was replaced leaves be.
+    attempt: str = ""
     stages: dict[Submitted, StageSettings] = Field(default={})
     gates: GateSettings = GateSettings()
 

@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from jobs.chain.plan import Job
+from jobs.chain.stage_job import Job
 from jobs.judge import NEW_ITEMS, judgement_path
-from jobs.ledger_records import Record
+from jobs.ledger.records import Record
 from jobs.metrics import RankingResult
-from jobs.monitoring_facts import StageFacts, with_data, with_export, with_result, with_training
+from jobs.monitoring.facts import StageFacts, with_data, with_export, with_result, with_training
 
 __all__ = ["facts_of", "measured", "read_judgement"]
 

@@ -6,12 +6,9 @@ Work that the ledger says is done on the same inputs is not done again. Work tha
 left in a scheduler's hands is watched to its end instead of being started twice.
 """
 
-import fcntl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,23 +17,30 @@ from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
 
-from jobs.chain.plan import Job
+from jobs.chain.orphans import wait_for_orphans
 from jobs.chain.stage_facts import facts_of, measured
-from jobs.launch import Submission, reason_of, submit, watch
-from jobs.ledger import Ledger
-from jobs.ledger_leases import Lease
-from jobs.ledger_records import EndState, Record, Stage
-from jobs.monitoring_facts import StageFacts
-from jobs.monitoring_push import publish_metrics
-from jobs.runs import differences, is_claimed
-from pipeline.digests import texts_digest
+from jobs.chain.stage_job import Job
+from jobs.chain.version import program_version
+from jobs.claims import admit
+from jobs.launch import Submission, find_job, reason_of, submit, watch
+from jobs.ledger.leases import Lease
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import EndState, Record, Stage
+from jobs.monitoring.facts import StageFacts
+from jobs.monitoring.push import publish_metrics
+from jobs.runs import differences
+from jobs.settings import JobSettings
 from pipeline.errors import LedgerError, StageError
 
-__all__ = ["StageFailedError", "Stages", "program_version"]
+__all__ = ["UNFIT", "StageFailedError", "Stages"]
+
+UNFIT = ("DataCheckError", "SetAsideError")
+"""What a day's data ends with when a threshold stops it"""
 
 # What another attempt would meet again.
 _FOR_GOOD = (
-    *("ConfigError", "DataCheckError", "DataError", "SchemaError", "SetAsideError"),
+    *UNFIT,
+    *("ConfigError", "DataError", "SchemaError"),
     *("MissingDayError", "HalfWrittenDayError", "CorruptFileError", "NonFiniteLossError"),
 )
 _STATES: Mapping[AppState, EndState] = {
@@ -45,7 +49,6 @@ _STATES: Mapping[AppState, EndState] = {
     AppState.UNKNOWN: "lost",
 }
 _RESUMABLE = ("pretrain", "rank")
-_POLL_S = 0.5
 
 
 class StageFailedError(StageError):
@@ -76,49 +79,65 @@ class Stages:
         """
         left = self.ledger.latest(job.key)
         if left is not None and left.is_live:
-            self._finish_left(left, job)
+            self._finish_left(left, job.settings, job)
         why = self.why(job)
         if not why:
-            _say(job, "done before")
+            job.say("done before")
             done = self.ledger.latest(job.key)
             assert done is not None, "the ledger says so"
             return done.facts
-        _say(job, f"to be done: {why}")
+        job.say(f"to be done: {why}")
         reason = ""
         for attempt in range(job.settings.daily.stage(job.stage).attempts):
             record, reason = self._attempt(job)
             if record.state == "succeeded":
                 seconds = (datetime.now(UTC) - record.started).total_seconds()
-                _say(job, f"done in {seconds:.0f} s")
+                job.say(f"done in {seconds:.0f} s")
                 return record.facts
-            _say(job, f"attempt {attempt + 1} {record.state}: {reason}")
+            job.say(f"attempt {attempt + 1} {record.state}: {reason}")
             if reason.startswith(_FOR_GOOD):
                 break
         raise StageFailedError(job, reason)
 
-    def settle_others(self, day: date) -> None:
+    def settle_others(self, day: date, settings: JobSettings) -> None:
         """Watch to its end what drivers that are gone left of other days; end half publications."""
         for record in self.ledger.live():
             if record.key.day != day or record.key.stage == "publish":
-                self._finish_left(record, None)
+                self._finish_left(record, settings)
 
-    def _finish_left(self, record: Record, job: Job | None) -> None:
+    def _finish_left(self, record: Record, settings: JobSettings, job: Job | None = None) -> None:
         """Watch what a driver that is gone left in its scheduler's hands, and record its end."""
         adopted = self.ledger.adopt(record, self.lease)
         print(f"{record.key}: left by a driver that is gone; waiting for its end", flush=True)
         state = AppState.UNKNOWN
-        if record.handle:
+        if handle := self._handle_of(adopted, settings):
             about = Submission(
                 verb=record.key.stage, config=self.config, title=str(record.key), log_folder=Path()
             )
-            state = watch(self.runner, record.handle, about)
+            state = watch(self.runner, handle, about)
         if job is not None and state == AppState.SUCCEEDED:
             self._finished(job, adopted, "succeeded", "")
-        else:
-            # If it did come to its end all the same, doing it again finds that out.
-            self.ledger.finish(adopted, "lost", error=f"its driver is gone; {state.name} since")
-            if job is not None:
-                self.tell(job, facts_of(job, adopted, "failed"))
+            return
+        # If it did come to its end all the same, doing it again finds that out.
+        self.ledger.finish(adopted, "lost", error=f"its driver is gone; {state.name} since")
+        facts = StageFacts(
+            state="failed",
+            data_day=record.key.day,
+            started=record.started,
+            ended=datetime.now(UTC),
+            attempts=record.attempt,
+        )
+        publish_metrics(settings.monitoring, record.key.stage, record.key.task, facts)
+
+    def _handle_of(self, record: Record, settings: JobSettings) -> str | None:
+        """What the scheduler has it under; a driver may be killed before it has recorded that."""
+        if record.handle or record.key.stage == "publish":
+            return record.handle
+        handle = find_job(self.runner, settings.daily.scheduler, record.name, record.started)
+        if handle is not None:
+            print(f"{record.key}: found at its scheduler, as {handle}", flush=True)
+            self.ledger.set_handle(record, handle)
+        return handle
 
     def tell(self, job: Job, facts: StageFacts) -> None:
         """Hand a stage's figures to Prometheus."""
@@ -151,7 +170,6 @@ class Stages:
             job.inputs,
             job.config_digest,
         )
-        _wait_for_orphans(job)
         record = self.ledger.begin(
             job.key,
             inputs=job.inputs,
@@ -160,9 +178,13 @@ class Stages:
             lease=self.lease,
         )
         self.tell(job, facts_of(job, record, "running"))
-        asked = self._submission(job, resume=resume and job.stage in _RESUMABLE)
+        asked = self._submission(job, record, resume=resume and job.stage in _RESUMABLE)
         handle, reason = "", ""
         try:
+            # In this order: what begins later than this finds that it is not awaited any more.
+            admit(job.claimed, record.name)
+            wait_for_orphans(job)
+            self.lease.check()
             with self._submitting:
                 handle = submit(self.runner, asked)
             record = self.ledger.set_handle(record, handle)
@@ -171,8 +193,8 @@ class Stages:
         except StageError as error:
             state, reason = "failed", str(error)
         except (KeyboardInterrupt, SignalException):
-            if handle:
-                self.runner.cancel(handle)
+            if left := handle or self._handle_of(record, job.settings):
+                self.runner.cancel(left)
             self.ledger.finish(record, "cancelled", error="the driver was interrupted")
             raise
         if state != "succeeded":
@@ -180,7 +202,7 @@ class Stages:
         return self._finished(job, record, state, reason), reason
 
     def _finished(self, job: Job, record: Record, state: EndState, reason: str) -> Record:
-        if reason.startswith("DataCheckError"):
+        if reason.startswith(UNFIT):
             # The stage did what it should; it is the day that is not fit.
             state = "rejected"
         ended = state if state in ("succeeded", "rejected") else "failed"
@@ -193,14 +215,15 @@ class Stages:
         self.tell(job, facts)
         return record
 
-    def _submission(self, job: Job, *, resume: bool) -> Submission:
+    def _submission(self, job: Job, record: Record, *, resume: bool) -> Submission:
         daily = job.settings.daily
         asked = daily.stage(job.stage)
         name = "-".join(part for part in (job.stage, job.task) if part)
         return Submission(
             verb=job.verb,
             config=self.config,
-            overrides=job.overrides,
+            name=record.name,
+            overrides=(*job.overrides, f"daily.attempt={record.name}"),
             title=str(job.key),
             log_folder=job.settings.data.root / "logs" / f"day={job.day}" / name,
             progress=job.folder / "progress.json",
@@ -215,38 +238,3 @@ class Stages:
             memory_mb=asked.memory_mb,
             scheduler_retries=asked.scheduler_retries,
         )
-
-
-@cache
-def program_version() -> str:
-    """Digest of this program's source."""
-    home = Path(__file__).parents[2]
-    rooms = ("pipeline", "embeddings", "models", "jobs")
-    files = sorted(path for room in rooms for path in (home / room).rglob("*.py"))
-    return texts_digest(f"{path.relative_to(home)}\n{path.read_text()}" for path in files)
-
-
-def _wait_for_orphans(job: Job) -> None:
-    """Wait for processes of a killed driver that still work on this machine."""
-    told = False
-    while is_claimed(job.folder) or _is_preparing(job):
-        if not told:
-            _say(job, "processes of an earlier run are still at work there; waiting for them")
-            told = True
-        time.sleep(_POLL_S)
-
-
-def _is_preparing(job: Job) -> bool:
-    path = job.settings.data.root / ".lock"
-    if job.stage != "prepare" or not path.exists():
-        return False
-    with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _say(job: Job, text: str) -> None:
-    print(f"{job.key}: {text}", flush=True)

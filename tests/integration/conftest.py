@@ -1,6 +1,8 @@
-"""One run of the whole chain on the small shop, shared by the tests that look at it."""
+"""What many tests look at: the whole chain run on the small shop, and a market with days ready."""
 
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,16 @@ from jobs.command import Arguments
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from pipeline.settings import load_settings
+from tests.integration.daily_market import (
+    BEFORE,
+    FIRST,
+    NUM_READY,
+    PUBLISHED,
+    YESTERDAY,
+    Market,
+    simulate,
+)
+from tests.integration.forked_scheduler import Server
 from tests.jobs.small_shop import write_shop
 
 
@@ -38,6 +50,32 @@ def chain(shop) -> Path:
         run(rank.rank, shop, f"ranking.strategy={strategy.value}")
     run(evaluate.evaluate, shop)
     return shop
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory) -> Iterator[Market]:
+    """A market whose first days are published: one by itself, the others by backfill."""
+    log = simulate(tmp_path_factory.mktemp("log"), NUM_READY + 4)
+    with Server(tmp_path_factory.mktemp("server") / "socket") as server:
+        market = Market(tmp_path_factory.mktemp("daily") / "market", log, server)
+        market.bring(FIRST)
+        code, output = market.daily(FIRST)
+        assert code == PUBLISHED, output
+        market.bring(BEFORE, YESTERDAY)
+        days = ("--from", str(BEFORE), "--to", str(YESTERDAY))
+        code, output = market.run("backfill", *days, "--parallel-days", "2")
+        assert code == PUBLISHED, output
+        shutil.copytree(market.folder, market.folder.with_name("kept"))
+        yield market
+
+
+@pytest.fixture
+def market(ready) -> Market:
+    """The same, as it was then: what is recorded of it holds in this place only."""
+    shutil.rmtree(ready.folder)
+    shutil.copytree(ready.folder.with_name("kept"), ready.folder)
+    ready.remembers = False
+    return ready
 
 
 def torchrun(processes: int, verb: str, config: Path, *arguments: str) -> list[str]:

@@ -14,15 +14,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.chain.driver import ledger_of
-from jobs.ledger import Ledger
-from jobs.monitoring_push import textfile_path
+from jobs.ledger.ledger import Ledger
+from jobs.monitoring.push import textfile_path
 from jobs.settings import JobSettings
 from pipeline.settings import load_settings
 from tests.integration.forked_scheduler import Server, Started
 from tests.jobs.daily_root import FIRST, START, write_config
 
-__all__ = ["FIRST", "Market", "day_number", "flipped", "half", "simulate"]
+__all__ = [
+    "BEFORE",
+    "DAY_AFTER",
+    "FAILED",
+    "FIRST",
+    "HELD",
+    "LAST",
+    "NUM_READY",
+    "PUBLISHED",
+    "REJECTED",
+    "STAGES",
+    "TODAY",
+    "TOLD",
+    "TOMORROW",
+    "WAITING",
+    "WHOLE",
+    "WRONG",
+    "YESTERDAY",
+    "Market",
+    "day_number",
+    "flipped",
+    "half",
+    "simulate",
+]
 
+PUBLISHED, FAILED, WRONG, REJECTED, WAITING, HELD = 0, 1, 2, 3, 4, 75
+NUM_READY = 3
 TABLES = ("category_id", "brand_id")
 # Few brands that decide what is clicked: a model of a few steps is far from chance.
 SIMULATION = (
@@ -35,6 +60,13 @@ SIMULATION = (
 def day_number(number: int) -> date:
     """From 0, the first day of the chain."""
     return FIRST + timedelta(days=number)
+
+
+BEFORE, YESTERDAY = (day_number(NUM_READY - number) for number in (2, 1))
+TODAY, TOMORROW, DAY_AFTER, LAST = (day_number(NUM_READY + number) for number in range(4))
+STAGES = ["prepare", "test", "pretrain", "export", "rank", "gate", "publish"]
+WHOLE = [(stage, "succeeded") for stage in STAGES]
+TOLD = {"succeeded": 2, "failed": 3, "rejected": 4}
 
 
 def simulate(folder: Path, num_days: int) -> Path:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torchx.schedulers.api import ListAppResponse
 from torchx.specs import AppDef, AppState, AppStatus
 
 __all__ = ["ForkedRunner", "Server", "Started"]
@@ -104,6 +105,7 @@ class Server:
         arguments: Sequence[str],
         folder: Path,
         *,
+        name: str = "",
         remembers: bool | None = None,
         dies: tuple[str, int] | None = None,
     ) -> Started:
@@ -113,6 +115,7 @@ class Server:
             module: whose `main` it is.
             arguments: of the command line.
             folder: for its output.
+            name: to find it by.
             remembers: of the runner that it gets in place of torchx's; None: it keeps torchx's.
             dies: SIGKILL when it touches files under this folder for the n-th time; 0: never, but
                 count how often it does.
@@ -123,6 +126,7 @@ class Server:
             module=module,
             arguments=list(arguments),
             folder=str(folder.absolute()),
+            name=name,
             remembers=remembers,
             dies=dies,
         )
@@ -131,6 +135,11 @@ class Server:
     def running(self) -> dict[int, list[str]]:
         """Process -> command line, of all that have not ended; oldest first."""
         return {int(pid): line for pid, line in self.ask(ask="running").items()}
+
+    def submitted(self) -> dict[int, tuple[str, list[str]]]:
+        """Process -> name and command line, of all that had a name, ended or not."""
+        found = self.ask(ask="submitted")
+        return {int(pid): (name, line) for pid, (name, line) in found.items()}
 
     def ask(self, **question: Any) -> Any:
         """One question, one answer."""
@@ -163,9 +172,16 @@ class ForkedRunner:
         words = shlex.split(app.roles[0].args[1])
         module, *arguments = words[words.index("-m") + 1 :]
         folder = Path(options["log_dir"]) / f"session-{time.monotonic_ns()}" / app.name / "0"
-        started = self._server.start(module, arguments, folder)
+        started = self._server.start(module, arguments, folder, name=app.name)
         self._started.append(started)
         return f"forked://{scheduler}/{started.pid}"
+
+    def list(self, scheduler: str) -> list[ListAppResponse]:
+        """All there ever were."""
+        return [
+            ListAppResponse(name, AppState.UNKNOWN, f"forked://{scheduler}/{pid}")
+            for pid, (name, _) in self._server.submitted().items()
+        ]
 
     def status(self, handle: str) -> AppStatus | None:
         """None for what it does not know."""

@@ -37,6 +37,7 @@ def main() -> None:
     address = Path(sys.argv[1])
     codes: dict[int, int | None] = {}
     lines: dict[int, list[str]] = {}
+    names: dict[int, str] = {}
     with socket.socket(socket.AF_UNIX) as listener:
         # Under another name until it listens: clients take its being there for a yes.
         listener.bind(f"{address}.new")
@@ -47,7 +48,7 @@ def main() -> None:
             with listener.accept()[0] as client, client.makefile("rw") as stream:
                 question = json.loads(stream.readline())
                 _reap(codes)
-                answer = _answer(question, codes, lines, address)
+                answer = _answer(question, codes, lines, names, address)
                 with contextlib.suppress(BrokenPipeError):
                     stream.write(json.dumps(answer) + "\n")
                     stream.flush()
@@ -70,17 +71,22 @@ def _answer(
     question: dict[str, Any],
     codes: dict[int, int | None],
     lines: dict[int, list[str]],
+    names: dict[int, str],
     address: Path,
 ) -> Any:
     if question["ask"] == "code":
         return codes.get(question["pid"], -signal.SIGKILL)
     if question["ask"] == "running":
         return {pid: lines[pid] for pid, code in codes.items() if code is None}
+    if question["ask"] == "submitted":
+        return {pid: (name, lines[pid]) for pid, name in names.items()}
     pid = os.fork()
     if not pid:
         _work(question, address)
     codes[pid] = None
     lines[pid] = [question["module"], *question["arguments"]]
+    if question["name"]:
+        names[pid] = question["name"]
     return pid
 
 
@@ -119,12 +125,14 @@ def _make_light() -> None:
     # The page of charts is a quarter of a small day's prepare.
     sys.modules["jobs.prepare"].__dict__["write_data_page"] = lambda _: None
     sys.modules["jobs.launch"].__dict__["_POLL_S"] = 0.05
-    sys.modules["jobs.chain.stages"].__dict__["_POLL_S"] = 0.05
+    sys.modules["jobs.chain.orphans"].__dict__["_POLL_S"] = 0.05
 
 
 def _replace_runner(server: Server, *, remembers: bool) -> None:
     for name in ("jobs.chain.driver", "jobs.chain.preview"):
         sys.modules[name].__dict__["get_runner"] = lambda: ForkedRunner(server, remembers=remembers)
+    if remembers:
+        sys.modules["jobs.launch"].__dict__["_FORGETFUL"] = ()
 
 
 def _watch_files(folder: str, number: int) -> Callable[[], int]:

@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_the_export_before_it(runs, small_disk):
 HOLDER = """
 import sys
 from pathlib import Path
-from jobs.runs import claim
+from jobs.claims import claim
 claim(Path(sys.argv[1]))
 print("has it", flush=True)
 sys.stdin.read()

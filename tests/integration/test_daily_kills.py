@@ -28,11 +28,21 @@ from embeddings.export import read_export
 from jobs.chain.published import folders_in_use, published_now
 from jobs.checkpoint_files import problem_of
 from tests.disk import small_disk_on
-from tests.integration.daily_market import FIRST, Market, day_number, flipped, half, simulate
+from tests.integration.daily_market import (
+    FAILED,
+    FIRST,
+    PUBLISHED,
+    REJECTED,
+    WAITING,
+    Market,
+    day_number,
+    flipped,
+    half,
+    simulate,
+)
 from tests.integration.forked_scheduler import Server, Started
 from tests.jobs.ledgers import rows_of
 
-PUBLISHED, FAILED, REJECTED, WAITING = 0, 1, 3, 4
 VICTIMS = ("driver", "driver", "stage", "both")
 SHORT = {"corrupt": 1, "late": 2, "half": 3}
 LONG = {"corrupt": 2, "late": 4, "half": 6, "poisoned": 8, "disk": 11}

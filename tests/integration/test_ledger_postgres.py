@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import pytest
 
-from jobs import ledger_postgres
-from jobs.ledger import open_ledger
+from jobs.ledger import postgres
+from jobs.ledger.ledger import open_ledger
 from pipeline.errors import LeaseHeldError, LeaseLostError, LedgerError
 from tests.integration.test_ledger_processes import Driver, ProcessPromises, check_whole
 from tests.jobs.ledgers import FROM, KEY, rows_of, wait_for, write
@@ -163,8 +163,8 @@ def test_names_and_errors_keep_the_password(url):
 def test_a_change_that_never_ends_does_not_stop_the_others(url, monkeypatch):
     """A machine fell silent in the middle of a change: the server ends it."""
     ledger = open_ledger(url)
-    soon = re.sub(r"(session_timeout) = '\d+s'", r"\1 = '50ms'", ledger_postgres._CHANGE)
-    monkeypatch.setattr(ledger_postgres, "_CHANGE", soon)
+    soon = re.sub(r"(session_timeout) = '\d+s'", r"\1 = '50ms'", postgres._CHANGE)
+    monkeypatch.setattr(postgres, "_CHANGE", soon)
 
     def never_end():
         with ledger._database.change() as transaction:

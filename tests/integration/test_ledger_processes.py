@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import open_ledger
-from jobs.ledger_records import LIVE
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import LIVE
 from tests.jobs.ledgers import DAY, Promises
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from jobs.monitoring import GATES, METRICS
-from jobs.monitoring_facts import StageFacts
-from jobs.monitoring_push import publish_metrics
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.facts import StageFacts
+from jobs.monitoring.metrics import GATES, METRICS
+from jobs.monitoring.push import publish_metrics
+from jobs.monitoring.settings import MonitoringSettings
 from jobs.runs import RunFolder
 from jobs.strategies import Strategy
 from tests.integration.conftest import settings_of, torchrun

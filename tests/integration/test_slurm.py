@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,14 @@ from torchx.runner import get_runner
 from torchx.specs import AppState
 
 from jobs import components
-from jobs.launch import Submission, run_stage, watch
+from jobs.launch import Submission, find_job, run_stage, submit, watch
+from jobs.ledger.ledger import open_ledger
 from jobs.runs import RunFolder
 from pipeline.errors import StageError
 from tests.integration.conftest import settings_of
 from tests.integration.prepared import KINDS, copy_prepared
 from tests.integration.slurm_cluster import NODES, missing_part, slurm_cluster
+from tests.jobs.ledgers import write
 
 pytestmark = [
     pytest.mark.integration,
@@ -46,6 +50,10 @@ SMALL = (
 )
 
 
+# As if the driver had been killed before it could record that.
+FORGET = "UPDATE ledger_stages SET handle = '', state = 'submitted' WHERE state = 'running'"
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A cluster that Slurm's commands, and so torchx, find through the environment."""
@@ -63,7 +71,7 @@ def runner(cluster, tmp_path, monkeypatch):
         yield runner
 
 
-def submit(runner, folder, app):
+def start(runner, folder, app):
     """Submit to Slurm, with the job's output in a folder; returns its handle."""
     folder.mkdir()
     return runner.run(app, "slurm", {"job_dir": str(folder)})
@@ -91,7 +99,7 @@ def manifests(root: Path):
 
 def test_prepare_publishes_what_it_does_here(runner, shop, tmp_path):
     root, job = tmp_path / "root", tmp_path / "job"
-    handle = submit(runner, job, components.prepare(str(shop), f"data.root={root}"))
+    handle = start(runner, job, components.prepare(str(shop), f"data.root={root}"))
     assert ended(runner, handle) == AppState.SUCCEEDED, output_of(job)
     published = manifests(root)
     assert {path.partition("/")[0] for path in published} >= {"sequences", "requests"}
@@ -103,7 +111,7 @@ def test_pretraining_on_two_nodes(runner, cluster, shop, tmp_path):
     root, job = tmp_path / "root", tmp_path / "job"
     copy_prepared(shop, root)
     overrides = (f"data.root={root}", *QUICK)
-    handle = submit(runner, job, components.pretrain(str(shop), *overrides, j="2x1"))
+    handle = start(runner, job, components.pretrain(str(shop), *overrides, j="2x1"))
     assert ended(runner, handle) == AppState.SUCCEEDED, output_of(job)
 
     folder = RunFolder(settings_of(shop, *overrides).pretraining_folder)
@@ -116,7 +124,7 @@ def test_pretraining_on_two_nodes(runner, cluster, shop, tmp_path):
 def test_another_driver_sees_how_a_stage_failed(runner, shop, tmp_path):
     """By the handle alone; what the stage said is in its folder."""
     root, job = tmp_path / "root", tmp_path / "job"
-    handle = submit(runner, job, components.export(str(shop), f"data.root={root}", j="1x1"))
+    handle = start(runner, job, components.export(str(shop), f"data.root={root}", j="1x1"))
     with get_runner() as another:
         assert ended(another, handle) == AppState.FAILED
     assert "CheckpointError: " in output_of(job)
@@ -141,10 +149,21 @@ def test_a_failed_stage_is_told_by_the_error_it_ended_with(runner, shop, tmp_pat
 
 def test_a_stage_that_somebody_cancels_is_seen_to_end(runner, cluster, shop, tmp_path):
     job = tmp_path / "job"
-    handle = submit(runner, job, components.prepare(str(shop), f"data.root={tmp_path / 'root'}"))
+    handle = start(runner, job, components.prepare(str(shop), f"data.root={tmp_path / 'root'}"))
     cluster.call("scancel", handle.rpartition("/")[2])
     asked = submission(shop, tmp_path, "prepare")
     assert watch(runner, handle, asked, timeout_s=300) == AppState.CANCELLED
+
+
+def test_a_stage_is_found_by_its_name(runner, shop, tmp_path):
+    """At once, and when it has ended."""
+    since = datetime.now(UTC)
+    asked = replace(submission(shop, tmp_path, "export"), name="0123456789abcdef")
+    handle = submit(runner, asked)
+    assert find_job(runner, "slurm", asked.name, since) == handle
+    assert ended(runner, handle) == AppState.FAILED
+    assert find_job(runner, "slurm", asked.name, since) == handle
+    assert find_job(runner, "slurm", "0123456789abcdee", since) is None
 
 
 def test_a_job_that_slurm_does_not_know_is_given_up(runner, shop, tmp_path, monkeypatch):
@@ -154,7 +173,10 @@ def test_a_job_that_slurm_does_not_know_is_given_up(runner, shop, tmp_path, monk
 
 
 def test_a_day_of_the_chain(cluster, tmp_path):
-    """From events to what serves, every stage a job of Slurm; run again, nothing is left to do."""
+    """From events to what serves, every stage a job of Slurm; run again, nothing is left to do.
+
+    Its first driver is killed when Slurm has a job, and the ledger does not know as which.
+    """
     root, events = tmp_path / "root", tmp_path / "simulated"
     size = ("--users", "400", "--items", "200", "--days", "9")
     simulate = [sys.executable, "-m", "jobs.simulate", "--out", str(events), *size]
@@ -163,15 +185,31 @@ def test_a_day_of_the_chain(cluster, tmp_path):
     for override in (f"data.root={root}", f"source.path={events / 'events'}", *SMALL):
         command += ["--set", override]
 
+    kill_when_pretraining(command, cluster, tmp_path)
+    write(open_ledger(root / "runs/ledger.sqlite"), FORGET)
     done = run_there(command, cluster, tmp_path)
+    assert "2024-01-08 pretrain: found at its scheduler, as slurm://" in done
     assert json.loads((root / "published/current.json").read_text())["day"] == "2024-01-08", done
     jobs = jobs_of(cluster)
-    newest = [name.rpartition("-")[0] for name, _ in jobs][-6:]
+    newest = [name.partition("-")[0] for name, _ in jobs][-6:]
     assert newest == ["prepare", "pretrain", "pretrain", "export", "rank", "judge"]
     assert {state for _, state in jobs[-6:]} == {"COMPLETED"}
 
     assert "2024-01-08: published already" in run_there(command, cluster, tmp_path)
     assert jobs_of(cluster) == jobs
+
+
+def kill_when_pretraining(command, cluster, folder):
+    """Start the driver, and kill it as soon as both nodes pretrain."""
+    with (folder / "driver.log").open("w") as log:
+        driver = subprocess.Popen(command, cwd=folder, env=cluster.environment, stdout=log)
+    deadline = time.monotonic() + 300
+    while "pretrain-" not in cluster.call("squeue", "--noheader", "--states=R", "--format=%j"):
+        assert driver.poll() is None, (folder / "driver.log").read_text()
+        assert time.monotonic() < deadline, (folder / "driver.log").read_text()
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
 
 
 def run_there(command, cluster, folder):

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from jobs.ledger import open_ledger
-from jobs.ledger_records import StageKey
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import StageKey
 from pipeline.errors import LeaseHeldError, LedgerError
 from tests.jobs.ledgers import DAY, FROM, STAGES, wait_for
 

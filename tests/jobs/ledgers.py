@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from jobs.ledger import open_ledger
-from jobs.ledger_records import StageKey
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import StageKey
 
 DAY = date(2024, 1, 5)
 NEXT_DAY = date(2024, 1, 6)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain import driver, stages
+from jobs.chain import driver, version
 from jobs.chain.driver import day_of, ended_by
-from jobs.chain.stages import program_version
+from jobs.chain.version import program_version
 from pipeline.errors import (
     ConfigError,
     CorruptFileError,
@@ -87,19 +87,19 @@ def test_days(monkeypatch):
 
 
 def test_the_codes_version_changes_with_the_code(tmp_path, monkeypatch):
-    here = Path(stages.__file__).parents[2]
+    here = Path(version.__file__).parents[2]
     for room in ("pipeline", "embeddings", "models", "jobs"):
         shutil.copytree(here / room, tmp_path / room)
-    monkeypatch.setattr(stages, "__file__", str(tmp_path / "jobs" / "chain" / "stages.py"))
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "jobs" / "chain" / "version.py"))
     # Each process asks once; uncached it is asked again.
-    version = program_version.__wrapped__
-    first = version()
+    uncached = program_version.__wrapped__
+    first = uncached()
     assert first == program_version()
     (tmp_path / "jobs" / "notes.txt").write_text("no code")
-    assert version() == first
+    assert uncached() == first
     path = tmp_path / "models" / "ranking.py"
     path.write_text(path.read_text() + "\n")
-    changed = version()
+    changed = uncached()
     assert changed != first
     path.rename(path.with_name("ranker.py"))
-    assert version() not in (first, changed)
+    assert uncached() not in (first, changed)

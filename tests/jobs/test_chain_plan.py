@@ -5,8 +5,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from jobs.chain.plan import DayPlan, check_daily
+from jobs.chain.plan import DayPlan
 from jobs.chain.published import Published
+from jobs.chain.request_days import RequestDays
+from jobs.chain.start import check_daily
 from jobs.judge import judgement_path
 from pipeline.errors import CheckpointError, ConfigError, ExportError, MissingDayError
 from tests.jobs.daily_root import FIRST, START, DailyRoot, export_of
@@ -33,6 +35,10 @@ def plan_of(chain, day, *given, before=None, rejected=()):
         before=before,
         rejected=frozenset(rejected),
     )
+
+
+def requests_of(plan, task="ctr"):
+    return RequestDays(settings=plan.settings, task=task, day=plan.day, rejected=plan.rejected)
 
 
 def published(chain, day, content=""):
@@ -138,6 +144,46 @@ def test_candidate_and_published_ranker_are_judged_on_held_out_users(chain, late
     assert f'judging.models=["{TODAY}"]' in alone.overrides
 
 
+@pytest.mark.parametrize(
+    ("rejected", "scored", "left_out", "skipped"),
+    [
+        ((), [3, 4], [], []),
+        # What is wrong with labels shows a day later.
+        ((DAYS[3],), [1, 4], [2, 3], [2, 3]),
+        ((DAYS[4],), [1, 2], [3, 4], []),
+        ((DAYS[2], DAYS[4]), [0], [1, 2, 3, 4], []),
+        # The day itself is being run again.
+        ((DAYS[5],), [3, 4], [], []),
+    ],
+)
+def test_no_model_is_judged_on_rejected_days(chain, rejected, scored, left_out, skipped):
+    for day in DAYS[:5]:
+        chain.requests(day, "ctr")
+    published(chain, DAYS[5], "candidate")
+    plan = plan_of(chain, DAYS[5], before=published(chain, DAYS[0]), rejected=rejected)
+    scored = [DAYS[number] for number in scored]
+    assert plan.scored_days("ctr") == scored
+    assert plan.left_out_days("ctr") == [DAYS[number] for number in left_out]
+    job = plan.gate("ctr")
+    assert [name for name in job.inputs if "held_out" in name] == [f"held_out {d}" for d in scored]
+    assert job.settings.judging.days == (scored[0], scored[-1])
+    assert job.settings.judging.left_out == tuple(DAYS[number] for number in skipped)
+
+
+def test_after_a_rejected_day_pretraining_goes_on_from_what_serves(chain):
+    """On the new day's increments alone: what the rejected day added is in no later run."""
+    for day in DAYS[:4]:
+        chain.data("increments", day, str(day))
+    plan = plan_of(chain, DAYS[3], before=published(chain, DAYS[1]), rejected=(DAYS[2],))
+    job = plan.pretrain()
+    assert list(job.inputs) == ["increments", f"pretraining {DAYS[1]}"]
+    assert job.settings.days.pretraining == (DAYS[3], DAYS[3])
+    assert job.settings.pretraining.continue_from == DAYS[1]
+    before = job.inputs
+    chain.data("increments", DAYS[2], "changed")
+    assert plan.pretrain().inputs == before
+
+
 def test_of_prepare_only_days_that_could_still_be_made_anew_are_inputs(chain):
     for number in range(12):
         chain.source(START + timedelta(days=number))
@@ -173,7 +219,7 @@ def test_nothing_learns_from_rejected_days_or_those_before(chain, rejected, new)
         chain.requests(day, "ctr")
     before = published(chain, DAYS[1])
     plan = plan_of(chain, TODAY, before=before, rejected=rejected)
-    assert plan.final_days("ctr") == DAYS[:3]
+    assert requests_of(plan).final == DAYS[:3]
     assert plan.new_days("ctr") == [DAYS[number] for number in new]
 
 
@@ -277,4 +323,4 @@ def test_labels_that_a_later_day_made_final_are_left_to_it(chain):
     for day in DAYS[:4]:
         chain.requests(day, "ctr")
     plan = plan_of(chain, DAYS[2], before=published(chain, DAYS[0]))
-    assert plan.final_days("ctr") == DAYS[:2]
+    assert requests_of(plan).final == DAYS[:2]

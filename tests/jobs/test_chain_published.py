@@ -17,6 +17,7 @@ from jobs.chain.published import (
     roll_back,
 )
 from jobs.chain.retention import remove_old
+from jobs.claims import admit
 from pipeline.errors import CheckpointError, ExportError, PublicationError
 from tests.jobs.daily_root import FIRST, DailyRoot
 
@@ -162,6 +163,7 @@ def test_old_models_are_removed_but_for_those_that_are_in_use(chain):
         # A task that learned nothing new keeps the ranker of an early day.
         publish(chain.root, day, {"ctr": kept})
         (chain.root / "logs" / f"day={day}").mkdir(parents=True)
+        admit(chain.root / "pretraining" / f"day={day}", "attempt")
     (chain.root / "pretraining" / f"day={FIRST}.previous").mkdir()
     chain.data("events", FIRST)
     removed = remove_old(settings, DAYS[-1])
@@ -172,6 +174,8 @@ def test_old_models_are_removed_but_for_those_that_are_in_use(chain):
     assert sorted(str(path.relative_to(chain.root)) for path in removed) == sorted(gone)
     assert all(folder.is_dir() for folder in folders_in_use(chain.root))
     assert (chain.root / "events" / f"day={FIRST}").is_dir()
+    admitted = [path.name for path in chain.root.glob("pretraining/.*.attempt")]
+    assert sorted(admitted) == [f".day={day}.attempt" for day in DAYS[-3:]]
     assert remove_old(settings, DAYS[-1]) == []
 
 

@@ -11,7 +11,7 @@ from jobs import publish as publish_verb
 from jobs import status
 from jobs.chain.driver import ledger_of
 from jobs.chain.published import publish, published_now
-from jobs.ledger_records import StageKey
+from jobs.ledger.records import StageKey
 from jobs.status import status_lines
 from tests.jobs.daily_root import FIRST, DailyRoot
 
@@ -103,6 +103,15 @@ def test_the_figures_that_tell_most(chain, two_days):
     assert found[-3].endswith("12,345 events, 6 set aside")
     assert found[-2].endswith("attempt 2  99 samples")
     assert found[-1].endswith("AUC 0.7500")
+
+
+def test_the_days_that_a_model_was_judged_on(chain, ledger):
+    inputs = {f"held_out {FIRST}": "d1", f"held_out {NEXT}": "d2", "candidate": "d3"}
+    begun = ledger.begin(StageKey(NEXT, "gate", "ctr"), inputs=inputs, config="c", code="v")
+    ledger.finish(begun, "succeeded", facts={"auc": 0.75})
+    ledger.set_day(NEXT, "published")
+    found = lines_of(chain, ledger, datetime.now(UTC))
+    assert found[-1].endswith(f"AUC 0.7500, on {FIRST} {NEXT}")
 
 
 def run(monkeypatch, capsys, module, chain, *arguments):

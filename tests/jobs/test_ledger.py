@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from jobs import ledger_database
-from jobs.ledger import open_ledger
-from jobs.ledger_records import StageKey
+from jobs.ledger import database
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import StageKey
 from pipeline.errors import LedgerError
 from tests.jobs.ledgers import (
     DAY,
@@ -175,7 +175,7 @@ class RecordPromises(Promises):
             open_ledger(url).begin(KEY, **FROM)
             return 0
 
-        monkeypatch.setattr(ledger_database, "_version", find_none_and_let_another_come_first)
+        monkeypatch.setattr(database, "_version", find_none_and_let_another_come_first)
         assert len(open_ledger(url).live()) == 1
 
     def test_a_change_that_fails_half_way_leaves_nothing(self, ledger):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs import ledger_leases
-from jobs.ledger import open_ledger
-from jobs.ledger_records import StageKey
+from jobs.ledger import leases
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import StageKey
 from pipeline.errors import LeaseHeldError, LeaseLostError, LedgerError
 from tests.jobs.ledgers import DAY, FROM, KEY, Promises, rows_of, wait_for, write
 
@@ -115,7 +115,7 @@ class LeasePromises(Promises):
         def fail(lease):
             raise LedgerError("out of reach")
 
-        monkeypatch.setattr(ledger_leases.Lease, "_give_back", fail)
+        monkeypatch.setattr(leases.Lease, "_give_back", fail)
         with pytest.raises(ZeroDivisionError), ledger.lease("chain"):
             _ = 1 / 0
         with pytest.raises(LedgerError, match="out of reach"), ledger.lease("day"):

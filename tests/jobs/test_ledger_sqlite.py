@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from jobs import ledger_database
-from jobs.ledger import open_ledger
+from jobs.ledger import database
+from jobs.ledger.ledger import open_ledger
 from pipeline.errors import ConfigError, LedgerError, ShortageError
 from tests.disk import small_disk_on
 from tests.jobs.ledgers import FROM, KEY
@@ -61,7 +61,7 @@ def test_another_file_is_no_ledger(tmp_path):
 
 
 def test_a_file_that_stays_locked_is_told(ledger, url, monkeypatch):
-    monkeypatch.setattr(ledger_database, "WAIT_S", 0.01)
+    monkeypatch.setattr(database, "WAIT_S", 0.01)
     with closing(sqlite3.connect(url, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError, match="database is locked; a process kept it locked"):

@@ -14,7 +14,9 @@ import torch
 from prometheus_client import generate_latest
 
 from jobs.loop import StepReport
-from jobs.monitoring import (
+from jobs.monitoring.facts import StageFacts
+from jobs.monitoring.hook import MonitoringHook, num_tokens
+from jobs.monitoring.metrics import (
     GATES,
     METRICS,
     STAGE_METRICS,
@@ -25,9 +27,7 @@ from jobs.monitoring import (
     Shown,
     registry_of,
 )
-from jobs.monitoring_facts import StageFacts
-from jobs.monitoring_hook import MonitoringHook, num_tokens
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.settings import MonitoringSettings
 from pipeline.batches import RankingBatch, SequenceBatch
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.monitoring import GATES, METRICS, RUN_STATES, STAGES
-from jobs.monitoring_push import JOB
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.metrics import GATES, METRICS, RUN_STATES, STAGES
+from jobs.monitoring.push import JOB
+from jobs.monitoring.settings import MonitoringSettings
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS, GRAFANA = ROOT / "deploy" / "prometheus", ROOT / "deploy" / "grafana"

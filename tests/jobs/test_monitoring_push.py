@@ -13,17 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embeddings.export import export_tables
 from embeddings.tables import EmbeddingSettings
-from jobs import monitoring_push
 from jobs.metrics import RankingResult
-from jobs.monitoring_facts import (
+from jobs.monitoring import push
+from jobs.monitoring.facts import (
     StageFacts,
     with_data,
     with_export,
     with_result,
     with_training,
 )
-from jobs.monitoring_push import publish_metrics, textfile_path
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.push import publish_metrics, textfile_path
+from jobs.monitoring.settings import MonitoringSettings
 from jobs.settings import JobSettings
 from pipeline.data_checks import DataCheckSettings
 from pipeline.data_profile import DayProfile
@@ -275,7 +275,7 @@ def test_a_gateway_that_refuses_is_quoted(capsys):
 
 
 def test_a_gateway_that_does_not_answer_is_not_waited_for(capsys, monkeypatch):
-    monkeypatch.setattr(monitoring_push, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(push, "_PATIENCE_S", 0.3)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         publish_metrics(MonitoringSettings(pushgateway=url), "rank", "ctr", facts())
@@ -293,7 +293,7 @@ def test_a_gateway_that_answers_without_end_is_not_waited_for(capsys, monkeypatc
         while not left.wait(0.05) and num_bytes < 400:
             num_bytes += handler.wfile.write(b"X")
 
-    monkeypatch.setattr(monitoring_push, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(push, "_PATIENCE_S", 0.5)
     monkeypatch.setattr(Handler, "do_POST", drip)
     with gateway() as server:
         settings = MonitoringSettings(pushgateway=server.url)

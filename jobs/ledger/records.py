@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from jobs.runs import differences
+from pipeline.digests import texts_digest
 
 __all__ = [
     "LIVE",
@@ -88,6 +89,11 @@ class Record:
     def is_live(self) -> bool:
         """Whether it may still be at work."""
         return self.state in LIVE
+
+    @property
+    def name(self) -> str:
+        """No other attempt has it, and it is known before the scheduler has the attempt."""
+        return texts_digest([str(self.key), str(self.attempt), moment_text(self.started)])
 
     @property
     def driver(self) -> str:

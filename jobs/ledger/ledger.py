@@ -16,10 +16,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from jobs.ledger_database import Clock, Database, SqliteDatabase, Transaction, create_tables
-from jobs.ledger_leases import Lease
-from jobs.ledger_postgres import PostgresDatabase
-from jobs.ledger_records import (
+from jobs.ledger.database import Clock, Database, SqliteDatabase, Transaction, create_tables
+from jobs.ledger.leases import Lease
+from jobs.ledger.postgres import PostgresDatabase
+from jobs.ledger.records import (
     LIVE,
     DayRecord,
     DayState,
@@ -28,7 +28,7 @@ from jobs.ledger_records import (
     StageKey,
     difference,
 )
-from jobs.ledger_rows import (
+from jobs.ledger.rows import (
     add_attempt,
     add_day,
     latest_attempt,
@@ -88,7 +88,7 @@ class Ledger:
         return self._database.name
 
     def lease(self, name: str, seconds: float = 60) -> Lease:
-        """For `with`: have `name` ("day=2024-01-05", say) to oneself; see `jobs.ledger_leases`."""
+        """For `with`: have `name` ("day=2024-01-05", say) to oneself; see `jobs.ledger.leases`."""
         return Lease(self._database, name, seconds)
 
     def begin(

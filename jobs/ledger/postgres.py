@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.ledger_database import WAIT_S, Clock, Row, Transaction
+from jobs.ledger.database import WAIT_S, Clock, Row, Transaction
 from pipeline.errors import ConfigError, LedgerError, ShortageError
 
 __all__ = ["PostgresDatabase"]

@@ -1,6 +1,6 @@
 """What there is to tell of one stage of one day, gathered from what the stage left on disk.
 
-    StageFacts --with_data, with_training, with_result, with_export--> jobs.monitoring_push
+    StageFacts --with_data, with_training, with_result, with_export--> jobs.monitoring.push
 
 The daily driver makes them, when it starts a stage and when the stage has ended.
 """
@@ -15,7 +15,7 @@ from typing import Literal
 from embeddings.export import read_export
 from jobs.checkpoint_files import checkpoints_in
 from jobs.metrics import RankingResult
-from jobs.monitoring import GATES, RUN_STATES, STAGE_METRICS, STAGES, Sample
+from jobs.monitoring.metrics import GATES, RUN_STATES, STAGE_METRICS, STAGES, Sample
 from jobs.runs import RunFolder
 from pipeline.data_report import (
     EventsReport,
@@ -36,7 +36,7 @@ _LABEL_DAYS = 31
 class StageFacts:
     """One stage of one day; what is None was not measured and is not told.
 
-    The numbers have the names of `jobs.monitoring.STAGE_METRICS`, which say what they are.
+    The numbers have the names of `jobs.monitoring.metrics.STAGE_METRICS`, which say what they are.
     """
 
     state: Literal["running", "succeeded", "failed", "rejected"]
@@ -81,13 +81,13 @@ class StageFacts:
     export_bytes: float | None = None
 
     gates: Mapping[str, bool] = field(default_factory=dict)
-    """which of `jobs.monitoring.GATES` the candidate passed"""
+    """which of `jobs.monitoring.metrics.GATES` the candidate passed"""
 
     def samples(self, stage: str, task: str) -> Iterator[Sample]:
         """All of it under the labels of a stage and a task ("" where it is about none)."""
         assert stage in STAGES, stage
         unknown = self.gates.keys() - GATES.keys()
-        assert not unknown, f"no gates of jobs.monitoring: {unknown}"
+        assert not unknown, f"no gates of jobs.monitoring.metrics: {unknown}"
         for name, value in self._values().items():
             yield Sample(STAGE_METRICS[name], (stage, task), value)
         for name, ratio in self.label_ratios.items():

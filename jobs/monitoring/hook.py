@@ -2,7 +2,7 @@
 
     step reports of each rank --one sum over ranks, now and then--> rank 0 --> Prometheus
 
-Between two such sums a step costs a few additions. Names and labels are `jobs.monitoring`'s.
+Between two such sums a step costs a few additions. `jobs.monitoring.metrics` names them all.
 """
 
 import errno
@@ -17,7 +17,7 @@ from prometheus_client import start_http_server
 
 from jobs.distributed import World
 from jobs.loop import Measuring, StepReport, TrainingLoop
-from jobs.monitoring import (
+from jobs.monitoring.metrics import (
     STEP_BUCKETS_S,
     TRAINING_METRICS,
     Histogram,
@@ -25,7 +25,7 @@ from jobs.monitoring import (
     Shown,
     registry_of,
 )
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.settings import MonitoringSettings
 from pipeline.batches import RankingBatch, SequenceBatch
 
 __all__ = ["Endpoint", "MonitoringHook", "num_tokens"]

@@ -21,8 +21,8 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
-from jobs.ledger_database import Database, Row, Transaction
-from jobs.ledger_records import moment_text
+from jobs.ledger.database import Database, Row, Transaction
+from jobs.ledger.records import moment_text
 from pipeline.errors import FrostrankError, LeaseHeldError, LeaseLostError
 
 __all__ = ["Lease"]

@@ -1,6 +1,6 @@
 """Where a ledger's tables are kept: short transactions, one at a time, on SQLite or PostgreSQL.
 
-Both run the same SQL; what differs is here and in `jobs.ledger_postgres`. Each transaction has a
+Both run the same SQL; what differs is here and in `jobs.ledger.postgres`. Each transaction has a
 connection of its own, so threads share nothing, and a server may restart in between. Changes wait
 for each other, on SQLite by its lock on the file, on PostgreSQL by an advisory lock.
 

@@ -18,9 +18,9 @@ from urllib.error import HTTPError
 from prometheus_client import pushadd_to_gateway, write_to_textfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs.monitoring import METRICS, Sample, Shown, registry_of
-from jobs.monitoring_facts import StageFacts
-from jobs.monitoring_settings import MonitoringSettings
+from jobs.monitoring.facts import StageFacts
+from jobs.monitoring.metrics import METRICS, Sample, Shown, registry_of
+from jobs.monitoring.settings import MonitoringSettings
 
 __all__ = ["JOB", "publish_metrics", "textfile_path"]
 

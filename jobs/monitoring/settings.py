@@ -1,6 +1,6 @@
 """Where a run's metrics go: `[monitoring]`; nowhere unless set.
 
-`jobs.monitoring_hook` serves them while a model trains, `jobs.monitoring_push` hands them on when a
+`jobs.monitoring.hook` serves them while a model trains, `jobs.monitoring.push` hands them on when a
 stage has ended.
 """
 

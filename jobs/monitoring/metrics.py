@@ -1,8 +1,8 @@
 """Every metric that Prometheus gets from this project: the one module that names them.
 
-    jobs.monitoring_hook   while a model trains   --.
+    jobs.monitoring.hook   while a model trains   --.
                                                     |--> Sample --> Shown, of a registry --> out
-    jobs.monitoring_push   when a stage has ended --'
+    jobs.monitoring.push   when a stage has ended --'
 
 Names are `frostrank_` and base units; labels are stage, task and rank and never anything that grows
 by the day: which day a figure is of is a value, `frostrank_data_day_timestamp_seconds`.
@@ -41,7 +41,7 @@ STAGES = ("prepare", "test", "pretrain", "export", "rank", "gate", "publish")
 """Values of the label `stage`"""
 
 RUN_STATES: Mapping[str, int] = {"running": 1, "succeeded": 2, "failed": 3, "rejected": 4}
-"""What `frostrank_run_state` says; rejected is what a gate does"""
+"""What `frostrank_run_state` says; rejected is what a gate does, or its data"""
 
 GATES: Mapping[str, str] = {
     "finite": "no NaN or infinity in its figures and tables",
@@ -134,7 +134,7 @@ TRAINING_METRICS: Mapping[str, Metric] = _named(
 
 STAGE_METRICS: Mapping[str, Metric] = _named(
     {
-        "run_state": "Newest run: 1 running, 2 succeeded, 3 failed, 4 rejected by a gate.",
+        "run_state": "Newest run: 1 running, 2 succeeded, 3 failed, 4 day rejected.",
         "run_attempts": "Attempts that its day took so far.",
         "run_start_timestamp_seconds": "When it started.",
         "run_end_timestamp_seconds": "When the newest run that ended did.",

@@ -4,8 +4,8 @@ import os
 import pwd
 from datetime import date
 
-from jobs.ledger_database import Transaction
-from jobs.ledger_records import DayRecord, DayState, Record, StageKey
+from jobs.ledger.database import Transaction
+from jobs.ledger.records import DayRecord, DayState, Record, StageKey
 
 __all__ = [
     "add_attempt",

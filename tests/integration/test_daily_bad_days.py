@@ -1,0 +1,173 @@
+"""What the daily chain does on days that are not as they should be, and on those after them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from embeddings.export import read_export
+from jobs.runs import RunFolder
+from tests.integration.daily_market import (
+    DAY_AFTER,
+    FAILED,
+    LAST,
+    PUBLISHED,
+    REJECTED,
+    TODAY,
+    TOLD,
+    TOMORROW,
+    WAITING,
+    WHOLE,
+    YESTERDAY,
+    flipped,
+    half,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def test_bad_days_are_stopped_until_they_are_mended(market):
+    market.bring(TODAY)
+    (path,) = market.source(TODAY).glob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-100])
+    code, output = market.daily(TODAY)
+    assert code == FAILED
+    assert "CorruptFileError" in output
+    assert str(path) in output
+    # Another attempt would meet the same.
+    assert market.attempts(TODAY) == [("prepare", "failed")]
+    assert market.told("run_state", "prepare") == TOLD["failed"]
+
+    market.bring(TODAY)
+    market.change(TODAY, half)
+    code, output = market.daily(TODAY)
+    assert (code, "checks.max_rows_change" in output) == (REJECTED, True)
+    assert market.state(TODAY) == "rejected"
+    assert market.told("run_state", "prepare") == TOLD["rejected"]
+    assert market.published()["day"] == str(YESTERDAY)
+    code, output = market.daily(TODAY)
+    assert (code, "rejected before" in output) == (REJECTED, True)
+    # What comes after would be built on it.
+    market.bring(TOMORROW)
+    code, output = market.daily(TOMORROW)
+    assert (code, f"DataCheckError: day {TODAY}" in output) == (WAITING, True)
+    assert market.state(TOMORROW) == "failed"
+
+    market.bring(TODAY)
+    code, output = market.daily(TODAY)
+    assert code == PUBLISHED, output
+    assert market.published()["day"] == str(TODAY)
+    assert market.told("run_state", "prepare") == TOLD["succeeded"]
+    states = [state for stage, state in market.attempts(TODAY) if stage == "prepare"]
+    assert states == ["failed", "rejected", "succeeded"]
+
+
+def test_too_many_bad_rows_reject_the_day(market):
+    market.bring(TODAY, TOMORROW)
+    market.change(TODAY, nobodys)
+    code, output = market.daily(TODAY)
+    assert (code, "by its data: SetAsideError: day" in output) == (REJECTED, True), output
+    assert market.state(TODAY) == "rejected"
+    assert market.attempts(TODAY) == [("prepare", "rejected")]
+    assert market.told("run_state", "prepare") == TOLD["rejected"]
+    assert market.published()["day"] == str(YESTERDAY)
+    code, output = market.daily(TOMORROW)
+    assert (code, f"SetAsideError: day {TODAY}" in output) == (WAITING, True)
+    market.bring(TODAY)
+    code, output = market.daily(TODAY)
+    assert code == PUBLISHED, output
+
+
+def test_a_day_that_never_comes_is_left_out(market):
+    market.bring(TOMORROW)
+    allowed = ("--set", "source.missing_days=allow")
+    code, output = market.daily(TODAY, *allowed)
+    assert (code, "by its data: not one event to learn from" in output) == (REJECTED, True), output
+    assert market.attempts(TODAY) == WHOLE[:1]
+    assert market.told("run_state", "prepare") == TOLD["rejected"]
+    code, output = market.daily(TOMORROW, *allowed)
+    assert code == PUBLISHED, output
+    run = RunFolder(market.root / "pretraining" / f"day={TOMORROW}")
+    assert run.identity["continued"]["day"] == str(YESTERDAY)
+
+
+def nobodys(table):
+    """Half of the rows are without a user."""
+    users = [
+        None if number % 2 else user for number, user in enumerate(table["user_id"].to_pylist())
+    ]
+    place = table.schema.get_field_index("user_id")
+    return table.set_column(place, "user_id", pa.array(users, table["user_id"].type))
+
+
+def test_a_day_whose_labels_a_check_stops_is_rejected(market):
+    """They are those of the day before, which is published already."""
+    market.bring(TODAY, TOMORROW)
+    wrong = ("--set", "checks.label_rate={ctr=[0.9, 1.0]}")
+    code, output = market.daily(TODAY, *wrong)
+    assert (code, f"by its data: DataCheckError: day {YESTERDAY}" in output) == (REJECTED, True), (
+        output
+    )
+    code, output = market.daily(TOMORROW, *wrong)
+    assert (code, f"DataCheckError: day {YESTERDAY}" in output) == (WAITING, True)
+
+
+def test_a_poisoned_day_is_left_out(market):
+    """Its figures are those of any day; the published ranker is what does badly on it."""
+    market.bring(TODAY, TOMORROW, DAY_AFTER, LAST)
+    market.change(TODAY, flipped)
+    # Its labels are final, and so looked at, only with the next day.
+    code, output = market.daily(TODAY)
+    assert code == PUBLISHED, output
+    code, output = market.daily(TOMORROW)
+    assert (code, "progressive: published ranker at" in output) == (REJECTED, True), output
+    # Nothing has learned from it.
+    assert market.attempts(TOMORROW) == WHOLE[:2]
+    assert market.told("gate_progressive_passed", "gate", "ctr") == 0
+    assert market.told("run_state", "gate", "ctr") == TOLD["rejected"]
+    assert market.published()["day"] == str(TODAY)
+    kept = market.published()["rankers"]
+    code, output = market.daily(DAY_AFTER)
+    assert code == PUBLISHED, output
+    ranked = ("test", "rank", "gate")
+    assert market.attempts(DAY_AFTER) == [each for each in WHOLE if each[0] not in ranked]
+    assert market.published() == {"day": str(DAY_AFTER), "rankers": kept}
+    # What serves, and the new day's clicks: nothing of the rejected day.
+    run = RunFolder(market.root / "pretraining" / f"day={DAY_AFTER}")
+    assert run.identity["continued"]["day"] == str(TODAY)
+    assert run.identity["days"]["pretraining"] == [str(DAY_AFTER)] * 2
+    # Nor is any model judged on labels that may be wrong.
+    code, output = market.daily(LAST)
+    assert code == PUBLISHED, output
+    scored = f"scores requests of {YESTERDAY}, {DAY_AFTER}; left out, as rejected: {TODAY}, "
+    assert scored + str(TOMORROW) in output
+    judged = json.loads((market.root / f"judgements/ctr/day={LAST}/gate.json").read_text())
+    assert judged["left_out"] == [str(TODAY), str(TOMORROW)]
+    assert judged["models"][str(LAST)]["all"]["num_samples"] == held_out(
+        market, YESTERDAY, DAY_AFTER
+    )
+    assert f"on {YESTERDAY} {DAY_AFTER}" in market.run("status")[1]
+
+    code, output = market.daily(TOMORROW, "--accept")
+    assert (code, f"{LAST} is published already" in output) == (WAITING, True)
+    # The day after a rollback goes on from what serves.
+    code, output = market.run("publish", "--rollback", "--to", str(TODAY))
+    assert (code, f"went back from {LAST} to {TODAY}" in output) == (PUBLISHED, True)
+    code, output = market.daily(TOMORROW, "--accept")
+    assert code == PUBLISHED, output
+    assert market.ledger.day(TOMORROW).note == "accepted by hand"
+    ranker = market.published()["rankers"]["ctr"]
+    assert ranker["requests_until"] == str(TODAY)
+    assert read_export(market.root / ranker["export"]).content_digest == ranker["export_digest"]
+    folder = market.root / "pretraining" / f"day={TOMORROW}"
+    assert json.loads((folder / "result.json").read_text())["continued_from"]["day"] == str(TODAY)
+
+
+def held_out(market, *days):
+    """Held-out candidates that have a label, of some days."""
+    folders = (market.root / "held_out" / f"day={day}" for day in days)
+    files = (path for folder in folders for path in folder.glob("*.parquet"))
+    labels = (pq.read_table(path).column("label_ctr") for path in files)
+    return sum(pc.count(pc.list_flatten(column)).as_py() for column in labels)

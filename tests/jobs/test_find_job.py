@@ -1,0 +1,108 @@
+"""A stage that a driver submitted before it was killed is found by its name."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+from torchx.schedulers.api import ListAppResponse
+from torchx.specs import AppState
+
+from jobs.launch import Submission, find_job, submit
+from jobs.ledger.ledger import open_ledger
+from jobs.ledger.records import StageKey
+from pipeline.errors import StageError
+
+SINCE = datetime(2024, 1, 9, 23, tzinfo=UTC)
+QUEUED = "12|other-0\n13|pretrain-abc-1\n"
+ENDED = "7|two words\n12|pretrain-abc-0\n13|pretrain-abc-1\n"
+
+
+class Scheduler:
+    """What is asked of torchx's Runner."""
+
+    def __init__(self, *app_ids):
+        self.app_ids = app_ids
+        self.submitted = []
+
+    def name(self):
+        return "torchx"
+
+    def list(self, scheduler):
+        return [
+            ListAppResponse(app_id, AppState.RUNNING, f"{scheduler}://torchx/{app_id}")
+            for app_id in self.app_ids
+        ]
+
+    def run(self, app, scheduler, options):
+        del scheduler, options
+        self.submitted.append(app)
+        return "handle"
+
+
+def submitted(tmp_path, scheduler):
+    """What an attempt called abc is submitted as."""
+    runner = Scheduler()
+    asked = Submission(
+        verb="export",
+        config=tmp_path / "config.toml",
+        name="abc",
+        title="export",
+        log_folder=tmp_path / "logs",
+        scheduler=scheduler,
+    )
+    submit(runner, asked)
+    (app,) = runner.submitted
+    return app
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Slurm's two lists of jobs, as files."""
+    for command in ("squeue", "sacct"):
+        script = tmp_path / "bin" / command
+        script.parent.mkdir(exist_ok=True)
+        listed = tmp_path / command
+        script.write_text(f'#!/bin/sh\necho "$@" > {listed}.asked\ncat {listed}\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    return tmp_path
+
+
+def test_an_attempts_name_is_its_own_and_stays_the_same(tmp_path):
+    ledger = open_ledger(tmp_path / "ledger.sqlite")
+    key, made_of = StageKey(date(2024, 1, 8), "rank", "ctr"), {"config": "", "code": ""}
+    first = ledger.begin(key, inputs={}, **made_of)
+    with ledger.lease("daily") as lease:
+        adopted = ledger.adopt(first, lease)
+    assert ledger.latest(key).name == adopted.name == first.name
+    ledger.finish(adopted, "lost")
+    assert ledger.begin(key, inputs={}, **made_of).name != first.name
+
+
+def test_by_the_apps_name(tmp_path):
+    app = submitted(tmp_path, "kubernetes")
+    runner = Scheduler("days:frostrank-xyz-r4nd0m", f"days:{app.name}-r4nd0m")
+    found = find_job(runner, "kubernetes", "abc", SINCE)
+    assert found == f"kubernetes://torchx/days:{app.name}-r4nd0m"
+    assert find_job(runner, "kubernetes", "abd", SINCE) is None
+
+
+def test_on_slurm_by_the_jobs_name(tmp_path, slurm):
+    (role,) = submitted(tmp_path, "slurm").roles
+    assert role.name == "export-abc"
+    (slurm / "squeue").write_text(QUEUED)
+    (slurm / "sacct").write_text(ENDED)
+    # A job of two nodes is known by its first part.
+    assert find_job(Scheduler(), "slurm", "abc", SINCE) == "slurm://torchx/12"
+    assert find_job(Scheduler(), "slurm", "abd", SINCE) is None
+    # The cluster's day may have begun later.
+    assert "--starttime=2024-01-08" in (slurm / "sacct.asked").read_text()
+
+
+def test_a_slurm_that_does_not_answer_does_not_mean_that_there_is_no_job(slurm):
+    (slurm / "squeue").write_text(QUEUED)
+    with pytest.raises(StageError, match=r"^sacct: .*No such file.* again when it answers"):
+        find_job(Scheduler(), "slurm", "abc", SINCE)
+
+
+def test_this_machines_own_scheduler_is_not_asked():
+    assert find_job(Scheduler("abc"), "local_cwd", "abc", SINCE) is None
