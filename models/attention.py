@@ -8,7 +8,6 @@ Legend: T packed tokens, C candidates among them, H heads, E head width, B L buc
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import jagged_attention
+from models.compiled import in_threads
 from models.jagged_attention import COLUMNS, Looks
 from models.rows import Padded, Rows
 
@@ -75,17 +75,13 @@ class _Jagged(torch.autograd.Function):
 
 
 def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
-    """Call it with as many threads as PyTorch has, each with every so many-th rows."""
+    """Call it in as many threads as PyTorch has, each with every so many-th rows."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
-    num_threads = torch.get_num_threads()
-    if num_threads == 1:
-        function(looks, *arrays)
-        return
     # Runs of rows that go together anyway.
     runs = torch.from_numpy(looks.order).split(COLUMNS)
-    shares = [torch.cat(runs[i::num_threads]).numpy() for i in range(min(num_threads, len(runs)))]
-    with ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(lambda order: function(looks._replace(order=order), *arrays), shares))
+    num_shares = min(torch.get_num_threads(), len(runs))
+    orders = [torch.cat(runs[share::num_shares]).numpy() for share in range(num_shares)]
+    in_threads(function, [(looks._replace(order=order), *arrays) for order in orders])
 
 
 def _attend_padded(packed: Tensor, rows: Padded) -> Tensor:

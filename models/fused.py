@@ -2,27 +2,36 @@
 
 A block of width 32 or 64 is bound by memory, not by arithmetic: what autograd would make of these
 operations (a node a step, slices that are filled with zeros and added up) costs more than the
-matrix products between them. Each has a test against the plain formula.
+matrix products between them. On a CPU, in float32, `models.fused_cpu` does them in one pass. Each
+has a test against the plain formula.
 
 Legend: T packed tokens, D width, H heads, E head width, F feed-forward width.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from models import fused_cpu
+from models.compiled import Array, in_threads
 
 __all__ = ["rms_norm", "rotate_", "swiglu"]
 
 
 def rms_norm(hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """Weight * x / sqrt(mean(x^2) + epsilon) over the last dimension, float32 in and out."""
+    if _is_for_cpu(hidden_TD):
+        return _RMSNormCPU.apply(hidden_TD, weight_D, epsilon)
     return _RMSNorm.apply(hidden_TD, weight_D, epsilon)
 
 
 def swiglu(gate_up_T2F: Tensor) -> Tensor:
     """(T, 2F), gates then what they let through -> silu(gate) * up: (T, F)."""
+    if _is_for_cpu(gate_up_T2F):
+        return _SwiGLUCPU.apply(gate_up_T2F)
     return _SwiGLU.apply(gate_up_T2F)
 
 
@@ -32,6 +41,61 @@ def rotate_(vectors: Tensor, rotary_TE: Tensor, number: int) -> Tensor:
     `rotary_TE` (T, E/2) complex: e^(i angle) for each adjacent pair of numbers.
     """
     return _Rotate.apply(vectors, rotary_TE, number)
+
+
+def _is_for_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+class _RMSNormCPU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        hidden_TD = hidden_TD.contiguous()
+        out, inverse = torch.empty_like(hidden_TD), hidden_TD.new_empty(len(hidden_TD))
+        arrays = _arrays(hidden_TD, weight_D, out, inverse)
+        fused_cpu.rms_norm(np.float32(epsilon), *arrays)
+        ctx.save_for_backward(hidden_TD, weight_D, inverse)
+        return out
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        hidden_TD, weight_D, inverse = ctx.saved_tensors
+        by_hidden, by_weight = torch.empty_like(hidden_TD), torch.empty_like(weight_D)
+        given = _arrays(hidden_TD, weight_D, inverse, gradient.contiguous())
+        fused_cpu.rms_norm_backward(*given, *_arrays(by_hidden, by_weight))
+        return by_hidden, by_weight, None
+
+
+class _SwiGLUCPU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
+        ctx.save_for_backward(gate_up)
+        out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+        in_threads(fused_cpu.swiglu, _shares(gate_up, out))
+        return out
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        by_gate_up = torch.empty_like(gate_up)
+        shares = _shares(gate_up, gradient.contiguous(), by_gate_up)
+        in_threads(fused_cpu.swiglu_backward, shares)
+        return by_gate_up
+
+
+def _arrays(*tensors: Tensor) -> list[Array]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+def _shares(*tensors: Tensor) -> list[list[Array]]:
+    """Runs of tokens, one for each of PyTorch's threads."""
+    chunks = zip(*(tensor.chunk(torch.get_num_threads()) for tensor in tensors), strict=True)
+    return [_arrays(*share) for share in chunks]
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -8,8 +8,7 @@ beside it.
 
 Inner loops go over columns and are written out over what they sum, so that the compiler can use
 vectors and memory is read once for several products. Arrays are given whole to functions that loop
-over blocks: a view or a call costs as much as a product. All is in one file because numba keeps
-compiled code by the file that a function is in, whatever it calls elsewhere.
+over blocks: a view or a call costs as much as a product. All is in one file: see `models.compiled`.
 
 Legend: Q queries, T tokens (histories first, then candidates), H heads, E head width, E8 the same
 rounded up to whole units, W columns, K keys of a row, B queries of a block, places the rows side
@@ -17,12 +16,11 @@ by side.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
+
+from models.compiled import Array, compiled
 
 __all__ = ["COLUMNS", "Looks", "backward", "forward"]
 
@@ -41,10 +39,6 @@ _SMALLEST_POWER = _F(-127)
 _C1, _C2, _C3 = _F(0.6931471805599453), _F(0.2402265069591007), _F(0.05550410866482158)
 _C4, _C5, _C6 = _F(0.009618129107628477), _F(0.0013333558146428443), _F(0.00015403530393381608)
 
-Array = NDArray[Any]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 
 class Looks(NamedTuple):
     """Who looks at whom. Offsets are (rows + 1,) int64."""
@@ -59,29 +53,13 @@ class Looks(NamedTuple):
     """history tokens look at their whole history"""
 
 
-def _compiled(function: _Function) -> _Function:
-    """Compiled at its first call, and kept beside this file or in the user's cache for the next.
-
-    Sums may be taken in another order, infinities and NaN are kept.
-    """
-    options: dict[str, Any] = {
-        "fastmath": {"contract", "reassoc", "nsz", "arcp"},
-        "nogil": True,
-        "error_model": "numpy",
-    }
-    try:
-        return cast(_Function, njit(cache=True, **options)(function))
-    except RuntimeError:  # numba found no folder that can be written to
-        return cast(_Function, njit(**options)(function))
-
-
-@_compiled
+@compiled
 def _in_blocks(number: int) -> int:
     blocks: int = (number + _BLOCK - 1) // _BLOCK
     return blocks * _BLOCK
 
 
-@_compiled
+@compiled
 def _most(offsets: Array, rows: Array) -> int:
     """The most that any of the rows has."""
     most = 0
@@ -90,7 +68,7 @@ def _most(offsets: Array, rows: Array) -> int:
     return most
 
 
-@_compiled
+@compiled
 def _find(offsets: Array, rows: Array, start: int, first: int, tokens: Array) -> None:
     """Which tokens are the rows' `start`-th and following: (n, places), -1 for none.
 
@@ -104,7 +82,7 @@ def _find(offsets: Array, rows: Array, start: int, first: int, tokens: Array) ->
                 tokens[n, place] = first + token
 
 
-@_compiled
+@compiled
 def _load(source: Array, tokens: Array, first: int, part: int, into: Array, scale: Any) -> None:
     """One part of source (T, m, H, E) at `first` + tokens (n, places) -> into (n, E8, W).
 
@@ -124,7 +102,7 @@ def _load(source: Array, tokens: Array, first: int, part: int, into: Array, scal
                         into[n, e, w] = _ZERO
 
 
-@_compiled
+@compiled
 def _store(vectors: Array, tokens: Array, first: int, part: int, into: Array, scale: Any) -> None:
     """The inverse of `_load`; nothing where there is no token."""
     heads, width = into.shape[2], into.shape[3]
@@ -138,7 +116,7 @@ def _store(vectors: Array, tokens: Array, first: int, part: int, into: Array, sc
                         into[first + token, part, h, e] = vectors[n, e, w] * scale
 
 
-@_compiled
+@compiled
 def _dots(q: Array, keys: Array, num_keys: int, scores: Array) -> None:
     """Queries q (B, E8, W) with the first of keys (K, E8, W) -> scores (B, K, W)."""
     for j in range(num_keys):
@@ -159,7 +137,7 @@ def _dots(q: Array, keys: Array, num_keys: int, scores: Array) -> None:
                     )
 
 
-@_compiled
+@compiled
 def _mix(weights: Array, values: Array, num_keys: int, mixed: Array) -> None:
     """Add weights (B, K, W) times values (K, E8, W) to mixed (B, E8, W); keys in whole blocks."""
     for j in range(0, num_keys, _BLOCK):
@@ -174,7 +152,7 @@ def _mix(weights: Array, values: Array, num_keys: int, mixed: Array) -> None:
                     )
 
 
-@_compiled
+@compiled
 def _spread(weights: Array, vectors: Array, num_keys: int, by_key: Array) -> None:
     """Add weights (B, K, W) times vectors (B, E8, W) to by_key (K, E8, W)."""
     for j in range(num_keys):
@@ -188,7 +166,7 @@ def _spread(weights: Array, vectors: Array, num_keys: int, by_key: Array) -> Non
                 )
 
 
-@_compiled
+@compiled
 def _dot(left: Array, right: Array, out: Array) -> None:
     """Left (B, E8, W) with right (B, E8, W) -> out (B, 1, W)."""
     for b in range(_BLOCK):
@@ -199,7 +177,7 @@ def _dot(left: Array, right: Array, out: Array) -> None:
                 out[b, 0, w] += left[b, e, w] * right[b, e, w]
 
 
-@_compiled
+@compiled
 def _scaled(weights: Array, vectors: Array, out: Array) -> None:
     """Weights (B, 1, W) times vectors (B, E8, W) -> out (B, E8, W)."""
     for b in range(_BLOCK):
@@ -208,7 +186,7 @@ def _scaled(weights: Array, vectors: Array, out: Array) -> None:
                 out[b, e, w] = weights[b, 0, w] * vectors[b, e, w]
 
 
-@_compiled
+@compiled
 def _mask(scores: Array, num_keys: int, start: int, is_causal: bool, lengths: Array) -> None:
     """Take from scores (B, K, W) of the queries from `start` on what they do not look at."""
     for b in range(_BLOCK):
@@ -222,7 +200,7 @@ def _mask(scores: Array, num_keys: int, start: int, is_causal: bool, lengths: Ar
                     scores[b, j, w] = scores[b, j, w] if j < lengths[w] else _NEVER
 
 
-@_compiled
+@compiled
 def _maximum(scores: Array, num_keys: int, shift: Array) -> None:
     """Raise shift (B, W) to the largest of scores (B, K, W)."""
     for b in range(_BLOCK):
@@ -231,7 +209,7 @@ def _maximum(scores: Array, num_keys: int, shift: Array) -> None:
                 shift[b, w] = max(shift[b, w], scores[b, j, w])
 
 
-@_compiled
+@compiled
 def _exp(scores: Array, num_keys: int, shift: Array, total: Array) -> None:
     """exp(scores - shift), (B, K, W), in place; their sums are added to total (B, W)."""
     bits = np.empty(COLUMNS, np.int32)
@@ -254,7 +232,7 @@ def _exp(scores: Array, num_keys: int, shift: Array, total: Array) -> None:
                 total[b, w] += scores[b, j, w]
 
 
-@_compiled
+@compiled
 def _divide(scores: Array, num_keys: int, total: Array) -> None:
     """Scores (B, K, W) by total (B, W)."""
     for b in range(_BLOCK):
@@ -263,7 +241,7 @@ def _divide(scores: Array, num_keys: int, total: Array) -> None:
                 scores[b, j, w] /= total[b, w]
 
 
-@_compiled
+@compiled
 def _by_scores(weights: Array, by_weights: Array, num_keys: int, total: Array) -> None:
     """Gradients of weights (B, K, W) become those of scores: weight * (gradient - total)."""
     for b in range(_BLOCK):
@@ -272,7 +250,7 @@ def _by_scores(weights: Array, by_weights: Array, num_keys: int, total: Array) -
                 by_weights[b, j, w] = weights[b, j, w] * (by_weights[b, j, w] - total[b, 0, w])
 
 
-@_compiled
+@compiled
 def _load_sums(log_sums: Array, queries: Array, shift: Array) -> None:
     """log_sums (Q, H) of queries (B, places) -> shift (B, W)."""
     heads = log_sums.shape[1]
@@ -283,7 +261,7 @@ def _load_sums(log_sums: Array, queries: Array, shift: Array) -> None:
                 shift[b, place * heads + h] = log_sums[query, h] if query >= 0 else _ZERO
 
 
-@_compiled
+@compiled
 def _store_sums(shift: Array, total: Array, queries: Array, log_sums: Array) -> None:
     """The inverse of `_load_sums`, of the logarithm of total (B, W) times exp(shift)."""
     heads = log_sums.shape[1]
@@ -295,26 +273,26 @@ def _store_sums(shift: Array, total: Array, queries: Array, log_sums: Array) -> 
                     log_sums[queries[b, place], h] = shift[b, w] + math.log(total[b, w])
 
 
-@_compiled
+@compiled
 def _clear(array: Array) -> None:
     flat = array.reshape(-1)
     for i in range(flat.size):
         flat[i] = _ZERO
 
 
-@_compiled
+@compiled
 def _vectors(number: int, width: int) -> Array:
     """Zeros (number, E8, W)."""
     return np.zeros((number, (width + _UNIT - 1) // _UNIT * _UNIT, COLUMNS), _F)
 
 
-@_compiled
+@compiled
 def _num_keys(looks: Looks) -> int:
     """Slots for the longest history, in whole blocks."""
     return max(_in_blocks(_most(looks.history_offsets, looks.order)), _BLOCK)
 
 
-@_compiled
+@compiled
 def _load_histories(
     looks: Looks, rows: Array, packed: Array, keys: Array, values: Array, tokens: Array
 ) -> int:
@@ -326,7 +304,7 @@ def _load_histories(
     return found.shape[0]
 
 
-@_compiled
+@compiled
 def _find_queries(looks: Looks, rows: Array, start: int, num_slots: int, queries: Array) -> None:
     """Which queries are in a block: the histories' `num_slots` come first, then candidates."""
     if start < num_slots:
@@ -336,7 +314,7 @@ def _find_queries(looks: Looks, rows: Array, start: int, num_slots: int, queries
         _find(looks.candidate_offsets, rows, start - num_slots, first, queries)
 
 
-@_compiled
+@compiled
 def _lengths(looks: Looks, rows: Array, heads: int, lengths: Array) -> None:
     """Each column's history's length."""
     for place in range(rows.size):
@@ -344,7 +322,7 @@ def _lengths(looks: Looks, rows: Array, heads: int, lengths: Array) -> None:
         lengths[place * heads : (place + 1) * heads] = length
 
 
-@_compiled
+@compiled
 def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums: Array) -> None:
     """Softmax of scaled products, of the queries with the keys they look at, times the values.
 
@@ -395,7 +373,7 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
             _store_sums(shift, total, found, log_sums)
 
 
-@_compiled
+@compiled
 def backward(
     looks: Looks,
     queries: Array,

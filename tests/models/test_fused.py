@@ -3,8 +3,16 @@
 import pytest
 import torch
 
+from models import fused
 from models.fused import rms_norm, rotate_, swiglu
 from models.transformer import rotary_table
+
+
+@pytest.fixture(params=["compiled", "by PyTorch"])
+def way(request, monkeypatch):
+    """On a CPU both ways are there; elsewhere the second."""
+    if request.param == "by PyTorch":
+        monkeypatch.setattr(fused, "_is_for_cpu", lambda tensor: False)
 
 
 def both(ours, plain, *inputs):
@@ -20,6 +28,7 @@ def both(ours, plain, *inputs):
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.usefixtures("way")
 def test_rms_norm(tokens):
     def plain(hidden, weight):
         return hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
@@ -30,6 +39,7 @@ def test_rms_norm(tokens):
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.usefixtures("way")
 def test_rms_norm_of_zeros_is_zero_and_has_a_gradient():
     hidden = torch.zeros(2, 4, requires_grad=True)
     normalized = rms_norm(hidden, torch.ones(4), 1e-5)
@@ -40,6 +50,7 @@ def test_rms_norm_of_zeros_is_zero_and_has_a_gradient():
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.usefixtures("way")
 def test_swiglu(tokens):
     def plain(gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
@@ -85,3 +96,27 @@ def test_swiglu_in_bfloat16_is_near_float32():
     gate_up = torch.randn(50, 16)
     low = swiglu(gate_up.bfloat16()).float()
     torch.testing.assert_close(low, swiglu(gate_up), atol=0.05, rtol=0.02)
+
+
+@pytest.mark.usefixtures("way")
+def test_large_and_spoiled_numbers():
+    gates = torch.tensor([-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, torch.nan])
+    given = torch.cat([gates, torch.ones(8)]).view(1, -1).requires_grad_()
+    found = swiglu(given)
+    expected = torch.nn.functional.silu(gates).unsqueeze(0)
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-6, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(found[:, 1:-1].sum(), given)
+    assert gradient[:, :7].isfinite().all()
+    assert rms_norm(torch.tensor([[torch.nan, 1.0]]), torch.ones(2), 1e-5).isnan().all()
+
+
+def test_threads_change_nothing():
+    gate_up = torch.randn(50, 16)
+    before, found = torch.get_num_threads(), []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        given = gate_up.clone().requires_grad_()
+        result = swiglu(given)
+        found.append((result, *torch.autograd.grad(result.sum(), given)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))

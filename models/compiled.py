@@ -1,0 +1,43 @@
+"""Python functions compiled for the processor that they run on (numba)."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["Array", "compiled", "in_threads"]
+
+Array = NDArray[Any]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(function: _Function) -> _Function:
+    """Compiled at its first call, and kept beside its file or in the user's cache for the next.
+
+    `NUMBA_CACHE_DIR` names another place; where there is none that can be written to, every
+    process compiles anew. What is kept is known by the file that the function is in and by the
+    processor, so what it calls must be in that file too. Sums may be taken in another order;
+    infinities and NaN are kept.
+    """
+    options: dict[str, Any] = {
+        "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+        "nogil": True,
+        "error_model": "numpy",
+    }
+    try:
+        return cast(_Function, njit(cache=True, **options)(function))
+    except RuntimeError:  # no folder can be written to
+        return cast(_Function, njit(**options)(function))
+
+
+def in_threads(function: Callable[..., None], shares: Sequence[Sequence[Any]]) -> None:
+    """Call a compiled function with each share of the arguments, all at once."""
+    if len(shares) == 1:
+        function(*shares[0])
+        return
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for done in [pool.submit(function, *share) for share in shares]:
+            done.result()
