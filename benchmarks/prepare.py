@@ -1,12 +1,14 @@
 """How fast prepare turns a day's events into sequences, requests and the next state, day after day.
 
-    python -m benchmarks.prepare [--users N] [--items N] [--days N] [--folder DIR]
+    python -m benchmarks.prepare [--users N] [--items N] [--days N] [--tasks ctr,cart,cvr]
+                                   [--folder DIR]
 
 Simulates a marketplace's log, then builds it one day at a time as a daily run does, each day from
 the state that the day before left, and prints a line a day: its events, the seconds from source
-files to clean events, from those to everything that is published, and events a second of the
-latter and of both. The rate must not fall with the number of days that came before. Peak memory is
-the whole process's, the simulation left out.
+files to clean events, from those to everything that is published (and the processor's for the
+latter, which say more where something else is running), and events a second of the latter and of
+both. The rate must not fall with the number of days that came before. Peak memory is the whole
+process's, the simulation left out.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pipeline.day_chain
 import pipeline.prepare
@@ -44,6 +46,14 @@ TASKS = {
 }
 
 
+class Seconds(NamedTuple):
+    """What a stage took."""
+
+    wall: float
+    processor: float
+    """of all threads"""
+
+
 def main() -> None:
     """Simulate, build, print."""
     parser = argparse.ArgumentParser(
@@ -52,6 +62,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=6)
+    parser.add_argument("--tasks", default=",".join(TASKS), help="those to label requests for")
     parser.add_argument("--memory-limit", help="DuckDB's, '4GB' say")
     parser.add_argument("--folder", type=Path, help="keep the log there, and use one that is there")
     arguments = parser.parse_args()
@@ -61,9 +72,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             settings = EngineSettings(memory_limit=arguments.memory_limit)
             print(
-                f"SIMULATED log, {arguments.users:,} users, {arguments.items:,} items; {machine()}"
+                f"SIMULATED log, {arguments.users:,} users, {arguments.items:,} items, tasks "
+                f"{arguments.tasks}; {machine()}"
             )
-            measure(folder / "events", Path(root), arguments.days, settings)
+            tasks = {name: TASKS[name] for name in arguments.tasks.split(",")}
+            measure(folder / "events", Path(root), arguments.days, tasks, settings)
 
 
 def simulate(folder: Path, users: int, items: int, days: int) -> None:
@@ -75,7 +88,13 @@ def simulate(folder: Path, users: int, items: int, days: int) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(source: Path, root: Path, num_days: int, settings: EngineSettings) -> None:
+def measure(
+    source: Path,
+    root: Path,
+    num_days: int,
+    tasks: dict[str, TaskSettings],
+    settings: EngineSettings,
+) -> None:
     """Build day after day in one run, and print what each took."""
     seconds = _time_stages()
     last = FIRST_DAY + timedelta(days=num_days - 1)
@@ -91,7 +110,7 @@ def measure(source: Path, root: Path, num_days: int, settings: EngineSettings) -
         ),
         sequences=SequenceSettings(),
         requests=RequestSettings(candidates="events", actions=("impression",)),
-        tasks=TASKS,
+        tasks=tasks,
     )
     # A day a block, as if each were built on its own morning.
     pipeline.day_chain.EVENTS_PER_BLOCK = 1
@@ -99,16 +118,17 @@ def measure(source: Path, root: Path, num_days: int, settings: EngineSettings) -
     report = pipeline.prepare.prepare(made, settings)
     total = time.perf_counter() - start
     num_events = report.num_rows["events"]
-    cleaned = seconds["clean"][0] / num_events
+    cleaned = seconds["clean"][0].wall / num_events
     print(
-        f"{'day':<12}{'events':>12}{'clean s':>9}{'build s':>9}{'events/s':>12}{'with clean':>12}"
+        f"{'day':<12}{'events':>12}{'clean s':>9}{'build s':>9}{'cpu s':>9}{'events/s':>12}"
+        f"{'with clean':>12}"
     )
     built = days_between(FIRST_DAY, last)
-    for day, taken in zip(built, seconds["build"], strict=True):
+    for day, (taken, processor) in zip(built, seconds["build"], strict=True):
         events = pipeline.prepare.event_manifests(root, [day])[day].num_rows
         both = taken + cleaned * events
         print(
-            f"{day!s:<12}{events:>12,}{cleaned * events:>9.2f}{taken:>9.2f}"
+            f"{day!s:<12}{events:>12,}{cleaned * events:>9.2f}{taken:>9.2f}{processor:>9.2f}"
             f"{events / taken:>12,.0f}{events / both:>12,.0f}"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -119,15 +139,16 @@ def measure(source: Path, root: Path, num_days: int, settings: EngineSettings) -
     )
 
 
-def _time_stages() -> dict[str, list[float]]:
+def _time_stages() -> dict[str, list[Seconds]]:
     """Seconds of cleaning (all days together) and of each block, as they are taken."""
-    seconds: dict[str, list[float]] = {"clean": [], "build": []}
+    seconds: dict[str, list[Seconds]] = {"clean": [], "build": []}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             result = function(*arguments, **options)
-            seconds[name].append(time.perf_counter() - start)
+            taken = Seconds(time.perf_counter() - wall, time.process_time() - processor)
+            seconds[name].append(taken)
             return result
 
         return call

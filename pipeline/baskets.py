@@ -14,6 +14,7 @@ import ibis
 from ibis.expr.types import StringValue, Table
 
 from pipeline.catalogue import features_on
+from pipeline.corrected import PartEvents
 from pipeline.encoding import known_row
 from pipeline.engine import Engine
 from pipeline.hashing import hash_key
@@ -41,15 +42,14 @@ class BasketRequests:
     """of the catalogue"""
     pool: Pool
 
-    def corrected(self, engine: Engine, events: Table) -> Table:  # noqa: ARG002 (as other requests)
+    def corrected(self, engine: Engine, events: Table) -> PartEvents:  # noqa: ARG002 (as others)
         """`events`: no times are known that could contradict theirs."""
-        return events
+        return PartEvents(others=events)
 
-    def heads(self, engine: Engine, events: Table, part: int) -> Table:  # noqa: ARG002 (see above)
+    def heads(self, engine: Engine, events: PartEvents, part: int) -> Table:  # noqa: ARG002 (same)
         """Every basket, with the numbers that decide what is made of it."""
-        chosen = events.filter(
-            events.action.isin(self.settings.actions), events.day.isin(list(self.days))
-        )
+        chosen = events.of(self.settings.actions)
+        chosen = chosen.filter(chosen.day.isin(list(self.days)))
         items = engine.computed("basket_items", self._items(chosen))
         is_known = items.item_id != UNKNOWN_ROW
         heads = items.group_by(*KEYS).agg(

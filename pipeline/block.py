@@ -14,7 +14,7 @@ from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.block_outputs import BlockOutputs, publish_block
-from pipeline.block_users import BlockUsers
+from pipeline.block_users import BlockUsers, RequestsMade
 from pipeline.catalogue import Catalogue, grow_catalogue, read_catalogue
 from pipeline.day_chain import Block
 from pipeline.encoding import Known, day_table, encoded_events, with_part
@@ -70,9 +70,10 @@ def build_block(
         num_parts=num_parts,
         maker=maker,
         with_requests=bool(outputs.requests),
+        with_open=bool(outputs.tails or outputs.increments),
     )
-    users.build(engine, encoded)
-    publish_block(engine, made, outputs, known, vocabularies, catalogue, maker)
+    built = RequestsMade(maker=maker, spans=users.build(engine, encoded))
+    publish_block(engine, made, outputs, known, vocabularies, catalogue, built)
 
 
 def _known_day(made: Preparation, block: Block) -> date | None:

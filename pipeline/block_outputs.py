@@ -6,13 +6,14 @@ vocabularies and the catalogue, then the users' states.
 
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+import pyarrow as pa
 from ibis.expr.types import Table
 
-from pipeline.block_users import Maker
+from pipeline.block_users import RequestsMade
 from pipeline.catalogue import Catalogue, publish_catalogue
 from pipeline.data_report import check_requests
 from pipeline.day_streams import publish_days
@@ -23,12 +24,8 @@ from pipeline.holdout import is_held_out
 from pipeline.partitions import Contents, day_folder, find_manifest, publish
 from pipeline.preparation import Preparation
 from pipeline.progress import ticker
-from pipeline.requests import count_requests, in_file_order
-from pipeline.schema import (
-    increments_schema,
-    requests_schema,
-    sequences_schema,
-)
+from pipeline.requests import count_requests
+from pipeline.schema import increments_schema, requests_schema, sequences_schema
 from pipeline.sequences import (
     closed_sequences,
     count_increments,
@@ -70,14 +67,14 @@ def publish_block(
     known: Mapping[date, Known],
     vocabularies: Mapping[str, GrownVocabulary],
     catalogue: Catalogue,
-    maker: Maker,
+    built: RequestsMade,
 ) -> None:
     """Publish the tables that the block's users were built into."""
     state = outputs.state
     with _states_beside(engine, made, state.get("history"), vocabularies):
         _publish_sequences(engine, made, outputs, vocabularies)
         if outputs.requests:
-            _publish_requests(engine, made, outputs, known, maker)
+            _publish_requests(engine, made, outputs, known, built)
         if "vocabulary" in state:
             for grown in vocabularies.values():
                 publish_vocabulary(engine, made.root, grown, state["vocabulary"])
@@ -115,10 +112,6 @@ def _states_beside(
         states.result()
 
 
-def _with(contents: Contents, **values: object) -> Contents:
-    return contents.model_copy(update=values)
-
-
 def _with_digests(
     made: Preparation,
     contents: Contents,
@@ -130,7 +123,7 @@ def _with_digests(
     day = min(contents.day, made.last_training_day)
     digests = {f.name: f.fixed_digest for f in made.features if f.fixed_rows is not None}
     digests |= {name: grown.by(day)[1] for name, grown in vocabularies.items()}
-    return _with(contents, vocabularies=digests, counts=dict(counts or {}))
+    return contents.model_copy(update={"vocabularies": digests, "counts": dict(counts or {})})
 
 
 def _publish_sequences(
@@ -194,11 +187,11 @@ def _publish_requests(
     made: Preparation,
     outputs: BlockOutputs,
     known: Mapping[date, Known],
-    maker: Maker,
+    built: RequestsMade,
 ) -> None:
     tasks, requests = list(made.tasks), engine.table("requests")
     counts = count_requests(engine, requests, tasks)
-    left_out = maker.counts(engine.table("heads"))
+    left_out = built.maker.counts(engine.table("heads"))
     contents: dict[date, Contents] = {}
     stopped: list[DataCheckError] = []
     for day, plain in outputs.requests.items():
@@ -210,39 +203,43 @@ def _publish_requests(
         except DataCheckError as error:
             stopped.append(error)
             continue
-        contents[day] = _with(
-            plain,
-            counts=of_day,
-            vocabularies=known[day].digests,
-            final_tasks=tuple(task for task in tasks if day in outputs.final[task]),
-        )
+        final = tuple(task for task in tasks if day in outputs.final[task])
+        found = {"counts": of_day, "vocabularies": known[day].digests, "final_tasks": final}
+        contents[day] = plain.model_copy(update=found)
     good = requests.filter(requests.day.isin(list(contents))) if stopped else requests
     # Held-out users first: a day's requests are there when all of it is.
     if outputs.held_out:
         held = {day: _as_held_out(outputs.held_out[day], c) for day, c in contents.items()}
         held_out = good.filter(is_held_out(good, made.holdout))
-        _publish_days(engine, made, held_out, held, "held-out requests")
-    _publish_days(engine, made, _learned_from(made, good), contents, "requests")
+        _publish_days(made, built.stream(engine, held_out), held, "held-out requests")
+    learned_from = built.stream(engine, _learned_from(made, good))
+    _publish_days(made, learned_from, contents, "requests")
     # The days that passed are there; the first that did not says why.
     if stopped:
         raise stopped[0]
 
 
 def _publish_days(
-    engine: Engine, made: Preparation, rows: Table, contents: Mapping[date, Contents], what: str
+    made: Preparation,
+    batches: Generator[pa.RecordBatch],
+    contents: Mapping[date, Contents],
+    what: str,
 ) -> None:
-    publish_days(
-        made.root,
-        engine.stream(in_file_order(rows)),
-        contents,
-        requests_schema(made.features, list(made.tasks)),
-        made.row_group_rows,
-        ticker(made.progress, what, len(contents)),
-    )
+    # What makes them, which may be a thread, ends here, also after an error.
+    with closing(batches):
+        publish_days(
+            made.root,
+            batches,
+            contents,
+            requests_schema(made.features, list(made.tasks)),
+            made.row_group_rows,
+            ticker(made.progress, what, len(contents)),
+        )
 
 
 def _as_held_out(plain: Contents, requests: Contents) -> Contents:
-    return _with(plain, vocabularies=requests.vocabularies, final_tasks=requests.final_tasks)
+    names = ("vocabularies", "final_tasks")
+    return plain.model_copy(update={name: getattr(requests, name) for name in names})
 
 
 def _published(made: Preparation, day: date) -> Contents | None:

@@ -6,24 +6,36 @@ Users are independent of each other, so parts of them are built side by side, on
 after the other where they do not fit into memory together.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date
 
+import ibis
+import pyarrow as pa
 from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
+from pipeline.corrected import PartEvents
 from pipeline.engine import Engine
+from pipeline.held_spans import HeldSpans
 from pipeline.histories import chunks_of, count_before, placed_events, spans_of
+from pipeline.prefetch import prefetched
 from pipeline.preparation import Preparation
-from pipeline.requests import finished_requests, in_contract
+from pipeline.requests import finished_requests, in_contract, in_file_order
 from pipeline.schema import item_features
-from pipeline.sequences import cut_sequences, open_sequences, sequence_columns
+from pipeline.sequences import (
+    cut_sequences,
+    full_sequences,
+    open_sequences,
+    sequence_columns,
+)
 from pipeline.shown import ShownRequests
 from pipeline.user_states import next_states, past_events, past_sequences, read_states
 
-__all__ = ["BlockUsers", "Maker", "Past", "add_requests", "all_spans"]
+__all__ = ["BlockUsers", "Past", "RequestsMade", "add_requests", "all_spans"]
 
 Maker = ShownRequests | BasketRequests
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +48,32 @@ class Past:
     """the same and what came before those days, by `histories.spans_of`"""
 
     def measured(self, heads: Table, min_history: int) -> Table:
-        """request_key, num_before (events of these days), long_enough (with those before them)."""
+        """request_key, num_before (events of these days), num_past (before them), long_enough."""
         counted = count_before(self.placed, heads)
         past = self.spans.filter(self.spans.chunk < 0)
         past = past.select("user_id", num_past=past.event_time.length())
         counted = counted.left_join(past, "user_id")
-        enough = counted.num_before + counted.num_past.fill_null(0) >= min_history
-        return counted.select("request_key", "num_before", long_enough=enough)
+        counted = counted.mutate(num_past=counted.num_past.fill_null(0))
+        enough = counted.num_before + counted.num_past >= min_history
+        return counted.select("request_key", "num_before", "num_past", long_enough=enough)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestsMade:
+    """What the tables `requests` and `heads` are from."""
+
+    maker: Maker
+    spans: HeldSpans | None = None
+    """what fills in the requests' histories; None where they have them"""
+
+    def stream(self, engine: Engine, requests: Table) -> Generator[pa.RecordBatch]:
+        """Some of the requests, whole, in the order of their files. To be closed."""
+        batches = engine.stream(in_file_order(requests))
+        if self.spans:
+            # Filled in by a thread of their own, while those before them are written.
+            yield from prefetched(self.spans.filled(batches), BATCHES_AHEAD)
+        else:
+            yield from batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,55 +88,105 @@ class BlockUsers:
     num_parts: int
     maker: Maker
     with_requests: bool
+    with_open: bool
+    """whether pieces that are still open are published too, as tails or increments"""
 
-    def build(self, engine: Engine, encoded: Table) -> None:
-        """Make the tables of the block."""
+    def build(self, engine: Engine, encoded: Table) -> HeldSpans | None:
+        """Make the tables of the block; returns the spans that its requests' histories are in.
+
+        None where requests have their histories already.
+        """
         engine.forget("pieces", "states", "heads", "requests")
-        engine.each_part(self.num_parts, lambda worker, part: self._build(worker, encoded, part))
+        before = self._before(engine)
+        held = self._held(engine, encoded, before)
 
-    def _build(self, engine: Engine, encoded: Table, part: int) -> None:
+        def build(worker: Engine, part: int) -> None:
+            of_part = before.filter(before.part == part) if before is not None else None
+            self._build(worker, encoded.filter(encoded.part == part), of_part, part, held)
+
+        engine.each_part(self.num_parts, build)
+        engine.forget("before")
+        return held
+
+    def _before(self, engine: Engine) -> Table | None:
+        """The states that users start from, read once for all parts."""
+        if self.before is None:
+            return None
+        features = self.made.features
+        states = read_states(engine, self.made.root, features, self.before, self.num_parts)
+        return engine.computed("before", states)
+
+    def _held(self, engine: Engine, encoded: Table, before: Table | None) -> HeldSpans | None:
+        """What will hold the spans, if they fit: an event is in two, with its time and features."""
+        if not self.with_requests:
+            return None
+        names = item_features(self.made.features)
+        new = encoded.filter(encoded.action.isin(self.made.requests.history_actions))
+        (row,) = engine.rows_of(new.agg(new=new.count()))
+        if before is not None:
+            row |= engine.rows_of(before.agg(past=before.history_time.length().sum()))[0]
+        num_events = sum(int(number or 0) for number in row.values())
+        return HeldSpans(names) if engine.can_hold(2 * num_events * 8 * (1 + len(names))) else None
+
+    def _build(
+        self,
+        engine: Engine,
+        encoded: Table,
+        states: Table | None,
+        part: int,
+        held: HeldSpans | None,
+    ) -> None:
         """Add the part's rows."""
         requests = self.made.requests
         names = item_features(self.made.features)
-        events = self.maker.corrected(engine, encoded.filter(encoded.part == part))
-        states = self._states(engine, part)
-        placed = engine.computed("placed", placed_events(events, requests.history_actions, names))
+        events = self.maker.corrected(engine, encoded)
+        chosen = events.of(requests.history_actions)
+        placed = engine.computed("placed", placed_events(chosen, requests.history_actions, names))
         past = past_events(states, names) if states is not None else None
-        spans = all_spans(engine, self.made, placed, past)
+        numbers = (part, self.num_parts) if held else None
+        spans = all_spans(engine, self.made, placed, past, numbers)
         opened = self._sequences(engine, events, placed, states)
         engine.added("states", next_states(spans, opened, names, requests.max_history))
         if self.with_requests:
             past = Past(placed=placed, spans=spans)
             add_requests(engine, self.made, self.maker, self.day_rows, past, events, part)
-
-    def _states(self, engine: Engine, part: int) -> Table | None:
-        if self.before is None:
-            return None
-        features, num_parts = self.made.features, self.num_parts
-        states = read_states(engine, self.made.root, features, self.before, num_parts)
-        return engine.computed("before", states.filter(states.part == part))
+            if held:
+                held.add(engine.stream(spans.select("number", "event_time", *names)))
 
     def _sequences(
-        self, engine: Engine, events: Table, placed: Table, states: Table | None
+        self, engine: Engine, events: PartEvents, placed: Table, states: Table | None
     ) -> Table:
         """Add the part's pieces; returns those that stay open."""
         settings = self.made.sequences
         names = item_features(self.made.features)
         if set(settings.actions) != set(self.made.requests.history_actions):
-            placed = placed_events(events, settings.actions, names)
+            placed = placed_events(events.of(settings.actions), settings.actions, names)
         opened = past_sequences(states, names) if states is not None else None
         columns = sequence_columns(self.made.features)
         pieces = cut_sequences(engine, placed, opened, settings, columns)
         pieces = engine.computed("part_pieces", pieces)
-        engine.added("pieces", pieces)
+        engine.added("pieces", pieces if self.with_open else full_sequences(pieces, settings))
         return open_sequences(pieces, settings)
 
 
-def all_spans(engine: Engine, made: Preparation, placed: Table, past: Table | None) -> Table:
-    """Spans of histories, of `placed` events and what was before them."""
+def all_spans(
+    engine: Engine,
+    made: Preparation,
+    placed: Table,
+    past: Table | None,
+    numbers: tuple[int, int] | None = None,
+) -> Table:
+    """Spans of histories, of `placed` events and what was before them; evaluated.
+
+    `numbers`, the part and how many there are: `number` is then unlike that of any other span.
+    """
     names = ["event_time", *item_features(made.features)]
     chunks = chunks_of(engine, placed, names, made.requests.max_history)
-    return spans_of(engine, chunks, past, names)
+    spans = spans_of(chunks, past, names)
+    if numbers:
+        part, num_parts = numbers
+        spans = spans.mutate(number=ibis.row_number() * num_parts + part)
+    return engine.computed("spans", spans)
 
 
 def add_requests(
@@ -114,7 +195,7 @@ def add_requests(
     maker: Maker,
     day_rows: Table,
     past: Past,
-    events: Table,
+    events: PartEvents,
     part: int = 0,
 ) -> None:
     """Add the requests that the maker finds in `events`, and their heads, to be counted."""

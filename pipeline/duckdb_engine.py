@@ -39,7 +39,7 @@ BYTES_PER_EVENT = 600
 LIST_SHARE = 0.25
 # Rows with lists are large: so many at a time where memory counts.
 WIDE_ROWS = 1024
-# Share of the memory limit that one bucket of them may take; it comes on top of the limit.
+# Share of the memory limit that a bucket, or what else is outside of DuckDB, may take on top of it.
 BUCKET_SHARE = 0.05
 # All are open at once.
 MAX_BUCKETS = 256
@@ -192,6 +192,10 @@ class DuckDBEngine(Engine):
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def can_hold(self, num_bytes: int) -> bool:
+        """No more than a bucket."""
+        return num_bytes <= BUCKET_SHARE * self._connection.memory_limit
+
     @contextmanager
     def beside(self) -> Generator[Engine]:
         """By a connection of its own."""
@@ -210,9 +214,8 @@ class DuckDBEngine(Engine):
 
     def _wide_sorted(self, order: Sort) -> Iterator[pa.RecordBatch]:
         """Rows with lists, in order: where they are many, a bucket at a time."""
-        rows = order.parent.to_expr()
         keys = {f"sort_key_{number}": key.arg.to_expr() for number, key in enumerate(order.keys)}
-        keyed = rows.mutate(**keys)
+        keyed = order.parent.to_expr().mutate(**keys)
         bounds = self._bounds(keyed, list(keys))
         if not bounds:
             yield from self._connection.batches(order.to_expr(), STREAM_ROWS)

@@ -127,6 +127,11 @@ class Engine(ABC):
     def num_user_parts(self, num_events: int) -> int:
         """Into how many parts to divide users, so that each fits into memory and all cores work."""
 
+    def can_hold(self, num_bytes: int) -> bool:  # noqa: ARG002 (see below)
+        """Whether so much may be held in this process, beside what the engine holds itself."""
+        # An engine may well be a cluster, for what is too much for one machine.
+        return False
+
     @contextmanager
     def beside(self) -> Generator["Engine"]:
         """The engine, with what was computed so far, for use by another thread."""

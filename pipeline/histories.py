@@ -20,6 +20,7 @@ __all__ = [
     "count_before",
     "joined_lists",
     "last_events",
+    "last_slices",
     "last_spans",
     "or_empty",
     "placed_events",
@@ -60,11 +61,10 @@ def chunks_of(engine: Engine, placed: Table, names: Sequence[str], size: int) ->
     return engine.sorted_lists("new_chunks", placed, ["user_id", "chunk"], ["position"], names)
 
 
-def spans_of(engine: Engine, chunks: Table, past: Table | None, names: Sequence[str]) -> Table:
-    """user_id, chunk, num_early, and a list a name: each chunk after the one before it; evaluated.
+def spans_of(chunks: Table, past: Table | None, names: Sequence[str]) -> Table:
+    """user_id, chunk, and a list a name: each chunk after the one before it.
 
-    `past` has what comes before chunk 0: user_id and the lists; it is a chunk too, -1. `num_early`
-    events of a span are those of the chunk before.
+    `past` has what comes before chunk 0: user_id and the lists; it is a chunk too, -1.
     """
     first: Table | None = None
     if past is not None:
@@ -75,13 +75,8 @@ def spans_of(engine: Engine, chunks: Table, past: Table | None, names: Sequence[
     )
     late = chunks.filter(chunks.chunk >= 0).rename({f"late_{name}": name for name in names})
     both = late.left_join(early, ["user_id", "chunk"])
-    num_early = both[f"early_{names[0]}"].length().fill_null(0)
-    lists = joined_lists(both, names, "early_", "late_")
-    spans = both.select("user_id", "chunk", num_early=num_early, **lists)
-    if first is not None:
-        none_early = ibis.literal(0, "int64")
-        spans = ibis.union(spans, first.mutate(num_early=none_early).select(spans.columns))
-    return engine.computed("spans", spans)
+    spans = both.select("user_id", "chunk", **joined_lists(both, names, "early_", "late_"))
+    return ibis.union(spans, first.select(spans.columns)) if first is not None else spans
 
 
 def count_before(placed: Table, heads: Table) -> Table:
@@ -102,29 +97,39 @@ def count_before(placed: Table, heads: Table) -> Table:
 
 
 def last_events(asked: Table, spans: Table, names: Sequence[str], size: int) -> Table:
-    """`asked` (with user_id, num_before) and a list `history_<name>` per name.
+    """`asked` and a list `history_<name>` per name: the user's last `size` events.
 
-    The last `size` of the user's events: those of the past, and `num_before` of the others.
+    `asked` has user_id, num_past (events of the past, all of which its chunk holds) and num_before
+    (later ones).
     """
-    last = ibis.ifelse(asked.num_before > 0, (asked.num_before - 1) // size, -1)
-    columns = asked.columns
-    asked = asked.mutate(span_asked=last)
-    others = ["num_early", *names]
-    span = spans.select(
-        span_user="user_id", span_chunk="chunk", **{f"span_{n}": spans[n] for n in others}
-    )
-    found = asked.left_join(
-        span, [asked.user_id == span.span_user, asked.span_asked == span.span_chunk]
-    )
-    # Where there are no new events before, all of the past is.
-    in_last = ibis.ifelse(found.num_before > 0, found.num_before - found.span_asked * size, size)
-    found = found.mutate(span_end=found.span_num_early + in_last)
-    found = found.mutate(span_start=ibis.greatest(found.span_end - size, 0))
-    histories = {
-        f"history_{name}": or_empty(found[f"span_{name}"][found.span_start : found.span_end])
-        for name in names
-    }
-    return found.select(*columns, **histories)
+    lists = {f"span_{name}": spans[name] for name in names}
+    found = _with_span(asked, spans.select("user_id", "chunk", **lists), size)
+    start, end = found.history_start, found.history_end
+    histories = {f"history_{name}": or_empty(found[f"span_{name}"][start:end]) for name in names}
+    return found.select(*asked.columns, **histories)
+
+
+def last_slices(asked: Table, spans: Table, size: int) -> Table:
+    """As `last_events`, but says only where the lists lie: span, history_start, history_end.
+
+    `spans` have numbers; where there is no history, the span is any.
+    """
+    found = _with_span(asked, spans.select("user_id", "chunk", span="number"), size)
+    places = ["history_start", "history_end"]
+    return found.select(*asked.columns, *places, span=found.span.fill_null(0))
+
+
+def _with_span(asked: Table, spans: Table, size: int) -> Table:
+    """`asked` with its span's columns, and history_start and history_end within the span."""
+    is_new = asked.num_before > 0
+    asked = asked.mutate(span_chunk=ibis.ifelse(is_new, (asked.num_before - 1) // size, -1))
+    early = ibis.ifelse(asked.span_chunk == 0, asked.num_past, size)
+    new = early + asked.num_before - asked.span_chunk * size
+    end = ibis.ifelse(asked.num_before > 0, new, asked.num_past)
+    asked = asked.mutate(history_start=ibis.greatest(end - size, 0), history_end=end)
+    spans = spans.rename(span_user="user_id", span_number="chunk")
+    same = [asked.user_id == spans.span_user, asked.span_chunk == spans.span_number]
+    return asked.left_join(spans, same)
 
 
 def last_spans(spans: Table, names: Sequence[str], size: int) -> Table:

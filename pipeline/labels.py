@@ -60,9 +60,11 @@ def find_labels(
             pairs = _pairs(requests, candidates, chosen, task)
         pairs = engine.computed(f"pairs_{name}", pairs)
         # A request has one user and one id.
-        times[name] = pairs.group_by(*KEYS).agg(
+        first = pairs.group_by(*KEYS).agg(
             time=pairs.time.min(), user_id=pairs.user_id.min(), given_id=pairs.given_id.min()
         )
+        is_base = any(other.after == name for other in tasks.values())
+        times[name] = engine.computed(f"times_{name}", first) if is_base else first
         found = pairs.select("user_id", "raw_item", "time").distinct()
         unmatched[name] = chosen.anti_join(found, ["user_id", "raw_item", "time"])
     return Labels(times=_side_by_side(times), unmatched=unmatched)

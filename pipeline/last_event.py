@@ -20,8 +20,9 @@ from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.block_outputs import BlockOutputs, publish_block
-from pipeline.block_users import Past, add_requests, all_spans
+from pipeline.block_users import Past, RequestsMade, add_requests, all_spans
 from pipeline.catalogue import Catalogue, grow_catalogue
+from pipeline.corrected import PartEvents
 from pipeline.digests import code_version, texts_digest
 from pipeline.encoding import Known, day_table, encoded_events, with_part
 from pipeline.engine import Engine
@@ -139,7 +140,7 @@ def _build(engine: Engine, made: Preparation, events: Table, outputs: BlockOutpu
     known = {day: _known(made, grown) for day in made.request_days}
     maker = _maker(engine, made, catalogue, day_table(engine, made.features, known))
     _build_users(engine, made, before, last, maker)
-    publish_block(engine, made, outputs, known, grown, catalogue, maker)
+    publish_block(engine, made, outputs, known, grown, catalogue, RequestsMade(maker=maker))
 
 
 def _marked(events: Table, actions: tuple[str, ...]) -> Table:
@@ -209,4 +210,4 @@ def _build_users(
     placed = placed_events(before, made.requests.history_actions, names)
     placed = engine.computed("placed", placed)
     past = Past(placed=placed, spans=all_spans(engine, made, placed, None))
-    add_requests(engine, made, maker, maker.day_rows, past, last)
+    add_requests(engine, made, maker, maker.day_rows, past, PartEvents(others=last))

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from pipeline.digests import file_sha256
 from pipeline.errors import CorruptFileError, DigestError, HalfWrittenDayError, MissingDayError
 from pipeline.manifests import MANIFEST_NAME, Contents, FileEntry, Manifest
+from pipeline.packing import encodings_of
 from pipeline.storage import (
     L,
     Location,
@@ -202,9 +203,7 @@ def _write_file(
     """Write one Parquet file under a temporary name, then name it after its content."""
     written = folder / f".writing-{number:05d}"
     row_group_rows: list[int] = []
-    # Lists of rows hardly repeat within a row group: dictionaries of them cost time and bytes.
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    with pq.ParquetWriter(written, schema, compression="zstd", use_dictionary=texts) as writer:
+    with pq.ParquetWriter(written, schema, compression="zstd", **encodings_of(schema)) as writer:
         for group in groups:
             writer.write_table(group.combine_chunks(), row_group_size=group.num_rows)
             row_group_rows.append(group.num_rows)

@@ -48,7 +48,10 @@ STATE_CODE = (
     ),
     *("user_states", "shown", "corrected", "block", "block_users"),
 )
-REQUEST_CODE = (*STATE_CODE, "requests", "baskets", "negatives", "labels", "later", "tasks")
+REQUEST_CODE = (
+    *STATE_CODE,
+    *("requests", "held_spans", "baskets", "negatives", "labels", "later", "tasks"),
+)
 
 
 def prepare(made: Preparation, settings: EngineSettings = DUCKDB) -> PrepareReport:

@@ -19,7 +19,7 @@ from pipeline.encoding import known_list, known_row
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_key
-from pipeline.histories import last_events
+from pipeline.histories import last_events, last_slices
 from pipeline.negatives import NegativeKind
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings, context_features, item_features
 from pipeline.settings import Settings
@@ -35,6 +35,10 @@ __all__ = [
     "own_request_id",
     "request_key",
 ]
+
+
+TIME = "event_time"
+BOTH = ("history", "candidate")
 
 
 class RequestSettings(Settings):
@@ -112,16 +116,20 @@ def finished_requests(
 ) -> Table:
     """`heads` with their histories, what was not known before their day being row 0.
 
-    `heads` have the candidates' lists and num_before, the history events of these days before
-    them; `spans` those events and the ones of earlier days.
+    `heads` have the candidates' lists, num_before, the history events of these days before them,
+    and num_past, those of earlier days; `spans` those events. Where spans are numbered, requests
+    say where their history lies, and `HeldSpans` fills it in.
     """
     names = item_features(features)
-    found = last_events(heads, spans, [*names, "event_time"], settings.max_history)
-    found = found.rename(history_time="history_event_time")
+    if "number" in spans.columns:
+        found, rows = last_slices(heads, spans, settings.max_history), ["candidate"]
+    else:
+        found, rows = last_events(heads, spans, [*names, TIME], settings.max_history), [*BOTH]
+        found = found.rename(history_time=f"history_{TIME}")
     found = found.inner_join(day_rows.drop("as_of"), "day")
     known: dict[str, ibis.Value] = {}
     for name in names:
-        for column in (f"history_{name}", f"candidate_{name}"):
+        for column in (f"{of}_{name}" for of in rows):
             known[column] = known_list(found[column], found[f"known_{name}"])
     for name in context_features(features):
         known[name] = known_row(found[name], found[f"known_{name}"])
@@ -135,16 +143,22 @@ def finished_requests(
 def in_contract(
     requests: Table, tasks: Sequence[str], features: Sequence[FeatureSettings]
 ) -> Table:
-    """Requests in the contract's columns, with day and request_key."""
+    """Requests in the contract's columns, with day and request_key.
+
+    In place of a history that is still to be filled in, what says where it lies.
+    """
     names = item_features(features)
+    if "span" in requests.columns:
+        history = ["span", "history_start", "history_end", *(f"known_{name}" for name in names)]
+    else:
+        history = ["history_time", *(f"history_{name}" for name in names)]
     return requests.select(
         "day",
         "request_key",
         "request_id",
         "user_id",
         "request_time",
-        "history_time",
-        *(f"history_{name}" for name in names),
+        *history,
         *(f"candidate_{name}" for name in names),
         *(f"label_{task}" for task in tasks),
         *context_features(features),
@@ -164,9 +178,13 @@ def count_requests(
     An item is new if it was not known when the day began: first seen on it, or too rare before.
     """
     items, labels = requests.candidate_item_id, {t: requests[f"label_{t}"] for t in tasks}
+    if "span" in requests.columns:
+        num_before = requests.history_end - requests.history_start
+    else:
+        num_before = requests.history_time.length()
     columns = {
         "candidates": items.length(),
-        "history_tokens": requests.history_time.length(),
+        "history_tokens": num_before,
         "new_item_candidates": items.filter(lambda row: row == UNKNOWN_ROW).length(),
     }
     for task, label in labels.items():

@@ -30,6 +30,7 @@ __all__ = [
     "count_sequences",
     "count_tails",
     "cut_sequences",
+    "full_sequences",
     "increments",
     "open_sequences",
     "sequence_columns",
@@ -103,8 +104,13 @@ def _continued(pieces: Table, opened: Table, names: Sequence[str]) -> Table:
 
 def closed_sequences(pieces: Table, settings: SequenceSettings, days: Sequence[date]) -> Table:
     """Full pieces of the given days, in the order of their files: users are mixed."""
-    full = pieces.filter(pieces.num_events == settings.max_length, pieces.day.isin(list(days)))
-    return _in_order(full)
+    full = full_sequences(pieces, settings)
+    return _in_order(full.filter(full.day.isin(list(days))))
+
+
+def full_sequences(pieces: Table, settings: SequenceSettings) -> Table:
+    """Those that will never be changed again."""
+    return pieces.filter(pieces.num_events == settings.max_length)
 
 
 def open_sequences(pieces: Table, settings: SequenceSettings) -> Table:
@@ -174,7 +180,7 @@ def count_sequences(
     engine: Engine, pieces: Table, settings: SequenceSettings
 ) -> Mapping[date, dict[str, int]]:
     """Day -> sequences that became full on it, and events in them."""
-    full = pieces.filter(pieces.num_events == settings.max_length)
+    full = full_sequences(pieces, settings)
     counts = full.group_by("day").agg(sequences=full.count(), events=full.num_events.sum())
     return {
         row.pop("day"): {n: int(v or 0) for n, v in row.items()} for row in engine.rows_of(counts)

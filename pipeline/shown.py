@@ -13,7 +13,7 @@ from datetime import date
 import ibis
 from ibis.expr.types import Table
 
-from pipeline.corrected import NEVER, corrected_times
+from pipeline.corrected import NEVER, PartEvents, corrected_times
 from pipeline.engine import Engine
 from pipeline.histories import tie
 from pipeline.labels import KEYS, count_unmatched, find_labels, only_final, with_labels
@@ -44,7 +44,7 @@ class ShownRequests:
     found: list[Mapping[date, Mapping[str, int]]] = field(default_factory=list)
     """day -> counts of its events, of each part so far"""
 
-    def corrected(self, engine: Engine, events: Table) -> Table:
+    def corrected(self, engine: Engine, events: Table) -> PartEvents:
         """The part's `events` with the times they count at, and `corrected`.
 
         Evaluates the part's requests on the way: table `asked`, one row each, of all days.
@@ -54,23 +54,24 @@ class ShownRequests:
         starts = asked.filter(asked.given_id.notnull())
         starts = starts.select("day", "user_id", request_id="given_id", request_time="first_time")
         others = engine.computed("corrected", corrected_times(events.filter(~is_shown), starts))
-        # Most events are what was shown: these are not copied.
-        return ibis.union(events.filter(is_shown).mutate(corrected=NEVER), others)
+        shown = events.filter(is_shown).mutate(corrected=NEVER)
+        return PartEvents(others=others, shown=shown, shown_actions=self.settings.actions)
 
-    def heads(self, engine: Engine, events: Table, part: int) -> Table:
+    def heads(self, engine: Engine, events: PartEvents, part: int) -> Table:
         """Every request with its candidates and labels in lists; `events` are corrected."""
-        shown = events.filter(events.action.isin(self.settings.actions))
+        shown = events.of(self.settings.actions)
         shown = shown.filter(shown.day.isin(list(self.days)))
         asked = engine.table("asked")
         requests = asked.filter(asked.day.isin(list(self.days)))
         candidates = self._candidates(engine, shown, requests)
         later = self.later_actions.filter(self.later_actions.part == part)
-        actions = ibis.union(events.select(*ACTION), later.select(*ACTION))
         names = {action for task in self.tasks.values() for action in task.label_actions}
-        actions = engine.computed("actions", actions.filter(actions.action.isin(names)))
+        later = later.filter(later.action.isin(names))
+        actions = ibis.union(events.of(names).select(*ACTION), later.select(*ACTION))
+        actions = engine.computed("actions", actions)
         labels = find_labels(engine, requests, candidates, actions, self.tasks)
         self.found.append(count_unmatched(engine, labels, self.tasks, self.days))
-        self.found.append(self._count_corrected(engine, events))
+        self.found.append(self._count_corrected(engine, events.others))
         lists = self._lists(engine, with_labels(candidates, labels, self.tasks))
         named = requests.mutate(request_id=requests.own_id, request_time=requests.first_time)
         named = named.mutate(request_key=request_key(named, self.settings.seed))

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import ibis
 import pyarrow as pa
 import pytest
 
@@ -10,6 +11,7 @@ from pipeline.histories import (
     chunks_of,
     count_before,
     last_events,
+    last_slices,
     placed_events,
     spans_of,
     tie,
@@ -40,7 +42,7 @@ def events_of(engine, rows):
 def spans(engine, rows, past, names, size):
     """Spans of the rows after `past`, which is a table with lists, or None."""
     placed = placed_events(events_of(engine, rows), ACTIONS, NAMES)
-    return spans_of(engine, chunks_of(engine, placed, names, size), past, names)
+    return engine.computed("spans", spans_of(chunks_of(engine, placed, names, size), past, names))
 
 
 def clicks(user, minutes):
@@ -59,20 +61,39 @@ def test_a_history_is_the_end_of_what_was_before(engine, size, num_past):
         past = engine.computed("past", chunks_of(engine, placed, NAMES, size).drop("chunk"))
     found_spans = spans(engine, clicks("u", range(9)), past, NAMES, size)
     asked = engine.in_memory(
-        pa.table({"user_id": ["u"] * 11, "num_before": [*range(10), 0], "other": list(range(11))})
+        pa.table(
+            {
+                "user_id": ["u"] * 11,
+                "num_past": [min(num_past, size)] * 11,
+                "num_before": [*range(10), 0],
+            }
+        )
     )
     found = engine.rows_of(last_events(asked, found_spans, ["item_id"], size))
     assert len(found) == 11
     for row in found:
         every = [100 + minute for minute in range(-num_past, row["num_before"])]
         assert row["history_item_id"] == every[-size:]
+    numbered = engine.computed("numbered", found_spans.mutate(number=ibis.row_number() * 3 + 1))
+    lists = {row["number"]: row["item_id"] for row in engine.rows_of(numbered)}
+    slices = engine.rows_of(last_slices(asked, numbered, size))
+    assert len(slices) == 11
+    for row in slices:
+        every = [100 + minute for minute in range(-num_past, row["num_before"])]
+        start, end = row["history_start"], row["history_end"]
+        assert end - start == len(every[-size:])
+        assert lists.get(row["span"], [])[start:end] == every[-size:]
 
 
 def test_a_user_without_a_past_has_an_empty_history(engine):
     found = spans(engine, clicks("u", range(3)), None, NAMES, 4)
-    asked = engine.in_memory(pa.table({"user_id": ["nobody"], "num_before": [0]}))
+    nobody = {"user_id": ["nobody"], "num_past": [0], "num_before": [0]}
+    asked = engine.in_memory(pa.table(nobody))
     (row,) = engine.rows_of(last_events(asked, found, NAMES, 4))
     assert row["history_item_id"] == row["history_brand"] == []
+    (row,) = engine.rows_of(last_slices(asked, found.mutate(number=found.chunk), 4))
+    assert row["history_start"] == row["history_end"] == 0
+    assert row["span"] is not None
 
 
 def test_only_what_is_strictly_before_is_counted(engine):

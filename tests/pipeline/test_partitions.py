@@ -77,6 +77,31 @@ def test_many_row_groups_are_several_files(tmp_path, monkeypatch):
     assert numbers(tmp_path) == list(range(10))
 
 
+def test_numbers_are_packed_and_texts_have_dictionaries(tmp_path):
+    """In fewer bytes than plain values would take, and the same when they are read."""
+    times = pa.array(range(10**15, 10**15 + 4096), pa.timestamp("us", tz="UTC"))
+    columns = {
+        "text": pa.array(["a", "b"] * 2048),
+        "time": times,
+        "day": times.cast(pa.date32()),
+        "rows": pa.array([[number % 7, None] for number in range(4096)], pa.list_(pa.int64())),
+        "times": pa.ListArray.from_arrays(pa.array(range(4097), pa.int32()), times),
+        "texts": pa.array([["x"]] * 4096),
+        "label": pa.array([[1]] * 4096, pa.list_(pa.int8())),
+        "share": pa.array([0.5] * 4096),
+    }
+    table = pa.table(columns)
+    (entry,) = publish(tmp_path, CONTENTS, table.schema, table.to_batches(), 4096).files
+    path = tmp_path / entry.name
+    assert pq.read_table(path).equals(table)
+    group = pq.read_metadata(path).row_group(0)
+    found = [group.column(number) for number in range(group.num_columns)]
+    used = {column.path_in_schema.partition(".")[0]: set(column.encodings) for column in found}
+    packed = {name for name, encodings in used.items() if "DELTA_BINARY_PACKED" in encodings}
+    assert packed == {"time", "day", "rows", "times", "label"}
+    assert [name for name, encodings in used.items() if "RLE_DICTIONARY" in encodings] == ["text"]
+
+
 def test_a_day_without_rows_is_published_without_files(tmp_path):
     manifest = publish(tmp_path, CONTENTS, SCHEMA, ())
     assert (manifest.num_rows, manifest.files) == (0, ())
