@@ -122,8 +122,17 @@ def _dots(q: Array, keys: Array, num_keys: int, scores: Array) -> None:
     for j in range(num_keys):
         for b in range(_BLOCK):
             for w in range(COLUMNS):
-                scores[b, j, w] = _ZERO
-            for e in range(0, q.shape[1], _UNIT):
+                scores[b, j, w] = (
+                    q[b, 0, w] * keys[j, 0, w]
+                    + q[b, 1, w] * keys[j, 1, w]
+                    + q[b, 2, w] * keys[j, 2, w]
+                    + q[b, 3, w] * keys[j, 3, w]
+                    + q[b, 4, w] * keys[j, 4, w]
+                    + q[b, 5, w] * keys[j, 5, w]
+                    + q[b, 6, w] * keys[j, 6, w]
+                    + q[b, 7, w] * keys[j, 7, w]
+                )
+            for e in range(_UNIT, q.shape[1], _UNIT):
                 for w in range(COLUMNS):
                     scores[b, j, w] += (
                         q[b, e, w] * keys[j, e, w]
@@ -235,10 +244,13 @@ def _exp(scores: Array, num_keys: int, shift: Array, total: Array) -> None:
 @compiled
 def _divide(scores: Array, num_keys: int, total: Array) -> None:
     """Scores (B, K, W) by total (B, W)."""
+    share = np.empty(COLUMNS, _F)
     for b in range(_BLOCK):
+        for w in range(COLUMNS):
+            share[w] = _ONE / total[b, w]
         for j in range(num_keys):
             for w in range(COLUMNS):
-                scores[b, j, w] /= total[b, w]
+                scores[b, j, w] *= share[w]
 
 
 @compiled
