@@ -2,8 +2,8 @@
 
 A block of width 32 or 64 is bound by memory, not by arithmetic: what autograd would make of these
 operations (a node a step, slices that are filled with zeros and added up) costs more than the
-matrix products between them. On a CPU, in float32, `models.fused_cpu` does them in one pass. Each
-has a test against the plain formula.
+matrix products between them. On a CPU `models.fused_cpu` does norm and gate in one pass. Each has
+a test against the plain formula.
 
 Legend: T packed tokens, D width, H heads, E head width, F feed-forward width.
 """
@@ -23,7 +23,7 @@ __all__ = ["rms_norm", "rotate_", "swiglu"]
 
 def rms_norm(hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     """Weight * x / sqrt(mean(x^2) + epsilon) over the last dimension, float32 in and out."""
-    if _is_for_cpu(hidden_TD):
+    if _is_for_cpu(hidden_TD) and hidden_TD.dtype == torch.float32:
         return _RMSNormCPU.apply(hidden_TD, weight_D, epsilon)
     return _RMSNorm.apply(hidden_TD, weight_D, epsilon)
 
@@ -44,7 +44,7 @@ def rotate_(vectors: Tensor, rotary_TE: Tensor, number: int) -> Tensor:
 
 
 def _is_for_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
 
 
 class _RMSNormCPU(torch.autograd.Function):
@@ -74,7 +74,9 @@ class _SwiGLUCPU(torch.autograd.Function):
         gate_up = gate_up.contiguous()
         ctx.save_for_backward(gate_up)
         out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-        in_threads(fused_cpu.swiglu, _shares(gate_up, out))
+        is_half = gate_up.dtype == torch.bfloat16
+        function = fused_cpu.swiglu_bfloat16 if is_half else fused_cpu.swiglu
+        in_threads(function, _shares(gate_up, out))
         return out
 
     @staticmethod
@@ -84,12 +86,18 @@ class _SwiGLUCPU(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         by_gate_up = torch.empty_like(gate_up)
         shares = _shares(gate_up, gradient.contiguous(), by_gate_up)
-        in_threads(fused_cpu.swiglu_backward, shares)
+        is_half = gate_up.dtype == torch.bfloat16
+        function = fused_cpu.swiglu_backward_bfloat16 if is_half else fused_cpu.swiglu_backward
+        in_threads(function, shares)
         return by_gate_up
 
 
 def _arrays(*tensors: Tensor) -> list[Array]:
-    return [tensor.detach().numpy() for tensor in tensors]
+    """NumPy knows no bfloat16, so those go as the integers that their bits are."""
+    return [
+        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        for tensor in tensors
+    ]
 
 
 def _shares(*tensors: Tensor) -> list[list[Array]]:

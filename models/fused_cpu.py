@@ -1,6 +1,6 @@
 """The operations of `models.fused` compiled for a CPU: one pass over memory forward, one backward.
 
-All arrays are float32. Loops over a token's numbers are kept simple, so that the compiler makes
+Loops over a token's numbers are kept simple, so that the compiler makes
 vectors of them. As in `models.jagged_attention`, what these call is in this file, since numba keeps
 compiled code by the file that a function is in.
 
@@ -13,7 +13,14 @@ import numpy as np
 
 from models.compiled import Array, compiled
 
-__all__ = ["rms_norm", "rms_norm_backward", "swiglu", "swiglu_backward"]
+__all__ = [
+    "rms_norm",
+    "rms_norm_backward",
+    "swiglu",
+    "swiglu_backward",
+    "swiglu_backward_bfloat16",
+    "swiglu_bfloat16",
+]
 
 _F = np.float32
 _ONE, _HALF = _F(1), _F(0.5)
@@ -86,14 +93,32 @@ def _sigmoid(row: Array, bits: Array, out: Array) -> None:
 
 
 @compiled
+def _gate(row: Array, bits: Array, sigmoid: Array, out: Array) -> None:
+    """A token's gates and what they let through (2F,) -> gate * sigmoid(gate) * up (F,)."""
+    inner = out.size
+    _sigmoid(row[:inner], bits, sigmoid)
+    for i in range(inner):
+        out[i] = row[i] * sigmoid[i] * row[inner + i]
+
+
+@compiled
+def _gate_backward(row: Array, by: Array, bits: Array, sigmoid: Array, by_row: Array) -> None:
+    """Gradients by (F,) of what `_gate` gave -> those of its row (2F,)."""
+    inner = by.size
+    _sigmoid(row[:inner], bits, sigmoid)
+    for i in range(inner):
+        gate, slope = row[i], sigmoid[i]
+        by_row[inner + i] = gate * slope * by[i]
+        by_row[i] = by[i] * row[inner + i] * slope * (_ONE + gate * (_ONE - slope))
+
+
+@compiled
 def swiglu(gate_up_T2F: Array, out_TF: Array) -> None:
     """Fill out with gate * sigmoid(gate) * up."""
     tokens, inner = out_TF.shape
     bits, sigmoid = np.empty(inner, np.int32), np.empty(inner, _F)
     for t in range(tokens):
-        _sigmoid(gate_up_T2F[t, :inner], bits, sigmoid)
-        for i in range(inner):
-            out_TF[t, i] = gate_up_T2F[t, i] * sigmoid[i] * gate_up_T2F[t, inner + i]
+        _gate(gate_up_T2F[t], bits, sigmoid, out_TF[t])
 
 
 @compiled
@@ -102,10 +127,47 @@ def swiglu_backward(gate_up_T2F: Array, gradient_TF: Array, by_gate_up_T2F: Arra
     tokens, inner = gradient_TF.shape
     bits, sigmoid = np.empty(inner, np.int32), np.empty(inner, _F)
     for t in range(tokens):
-        _sigmoid(gate_up_T2F[t, :inner], bits, sigmoid)
-        for i in range(inner):
-            gate, slope, by = gate_up_T2F[t, i], sigmoid[i], gradient_TF[t, i]
-            by_gate_up_T2F[t, inner + i] = gate * slope * by
-            by_gate_up_T2F[t, i] = (
-                by * gate_up_T2F[t, inner + i] * slope * (_ONE + gate * (_ONE - slope))
-            )
+        _gate_backward(gate_up_T2F[t], gradient_TF[t], bits, sigmoid, by_gate_up_T2F[t])
+
+
+@compiled
+def _widen(halves: Array, bits: Array) -> None:
+    """The bits of bfloat16, as int16 -> those of the same numbers in float32, as int32."""
+    for i in range(halves.size):
+        bits[i] = np.int32(halves[i]) << np.int32(16)
+
+
+@compiled
+def _narrow(bits: Array, halves: Array) -> None:
+    """The inverse of `_widen`, to the nearest and then to even."""
+    for i in range(halves.size):
+        odd = (bits[i] >> np.int32(16)) & np.int32(1)
+        halves[i] = np.int16((bits[i] + np.int32(0x7FFF) + odd) >> np.int32(16))
+
+
+@compiled
+def swiglu_bfloat16(gate_up_T2F: Array, out_TF: Array) -> None:
+    """`swiglu` of bfloat16's bits as int16: float32 within."""
+    tokens, inner = out_TF.shape
+    bits, sigmoid = np.empty(inner, np.int32), np.empty(inner, _F)
+    row, out = np.empty(2 * inner, np.int32), np.empty(inner, np.int32)
+    for t in range(tokens):
+        _widen(gate_up_T2F[t], row)
+        _gate(row.view(np.float32), bits, sigmoid, out.view(np.float32))
+        _narrow(out, out_TF[t])
+
+
+@compiled
+def swiglu_backward_bfloat16(gate_up_T2F: Array, gradient_TF: Array, by_gate_up_T2F: Array) -> None:
+    """`swiglu_backward` of bfloat16's bits as int16: float32 within."""
+    tokens, inner = gradient_TF.shape
+    bits, sigmoid = np.empty(inner, np.int32), np.empty(inner, _F)
+    row, by_row = np.empty(2 * inner, np.int32), np.empty(2 * inner, np.int32)
+    by = np.empty(inner, np.int32)
+    for t in range(tokens):
+        _widen(gate_up_T2F[t], row)
+        _widen(gradient_TF[t], by)
+        _gate_backward(
+            row.view(np.float32), by.view(np.float32), bits, sigmoid, by_row.view(np.float32)
+        )
+        _narrow(by_row, by_gate_up_T2F[t])

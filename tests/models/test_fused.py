@@ -92,6 +92,19 @@ def test_rotation_in_bfloat16_rounds_once():
     assert torch.equal(rotate_(packed.clone(), table, 2), expected)
 
 
+def test_swiglu_in_bfloat16_rounds_once():
+    gate_up, probe = torch.randn(50, 16).bfloat16(), torch.randn(50, 8).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        given = gate_up.to(dtype).requires_grad_()
+        result = swiglu(given)
+        found.append((result, *torch.autograd.grad(result, given, probe.to(dtype))))
+    for half, single in zip(*found, strict=True):
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half, single.bfloat16())
+
+
+@pytest.mark.usefixtures("way")
 def test_swiglu_in_bfloat16_is_near_float32():
     gate_up = torch.randn(50, 16)
     low = swiglu(gate_up.bfloat16()).float()
