@@ -55,7 +55,8 @@ class EmbeddingSettings(Settings):
     # adamw has the tables replicated and stepped with the dense parameters; it needs a dense
     # gradient as large as the table, so it is for tables that fit.
     optimizer: Literal["rowwise_adagrad", "adagrad", "adamw"] = "rowwise_adagrad"
-    learning_rate: float = Field(default=0.2, gt=0)
+    # Row-wise Adagrad takes a first step of rate x sqrt(width): docs/quality.md has what that does.
+    learning_rate: float = Field(default=0.05, gt=0)
     # Adagrad's rate falls by itself; "as_dense" has it follow warm-up and cosine as well. With
     # adamw tables always follow the dense schedule.
     schedule: Literal["constant", "as_dense"] = "constant"
