@@ -83,7 +83,7 @@ DATA_SETS = {
         config=Path("deploy/configs/complete_journey.toml"),
         variants={
             BASE: Variant(strategies=EVERY),
-            "tables at rate 0.05": Variant(overrides=("embeddings.learning_rate=0.05",)),
+            "tables at rate 0.2": Variant(overrides=("embeddings.learning_rate=0.2",)),
             **_ARITHMETIC,
         },
     ),
