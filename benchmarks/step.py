@@ -15,7 +15,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,16 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.bare_loop import step_seconds
 from benchmarks.floor import copy_rate, matmul_rate, work
 from benchmarks.plain import PlainTraining
 from benchmarks.synthetic import NUM_CATEGORIES, Case, draw
 from embeddings.initialization import initialize
-from embeddings.parameters import dense_parameters, table_parameters
 from embeddings.sharding import shard
 from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec
 from jobs.distributed import World, join_world
-from jobs.loop import StepReport, TrainingLoop
-from jobs.optimizers import dense_optimizer
 from jobs.sections import TrainingSettings
 from jobs.training import build_seeded
 from models.architecture import Architecture
@@ -61,37 +58,6 @@ class Measured:
         """What the step would take at the measured rates."""
         seconds = self.flops / self.matmul_flops_per_s, self.num_bytes / self.copy_bytes_per_s
         return 1000 * max(seconds)
-
-
-class _Batches:
-    """Stands in for the reader: some batches over and over."""
-
-    def __init__(self, batches: list[Any], num_steps: int) -> None:
-        self._batches = batches
-        self.steps_per_epoch = num_steps
-
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
-        """The steps' batches."""
-        del epoch
-        for step in range(first_step, self.steps_per_epoch):
-            yield self._batches[step % len(self._batches)]
-
-    def describe(self, batch: Any) -> str:
-        """Nothing of use: the batches are drawn."""
-        del batch
-        return "synthetic"
-
-
-class _Seconds:
-    """A hook that keeps what every step took."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
-        """Keep it."""
-        del loop
-        self.seconds.append(report.seconds)
 
 
 def main() -> None:
@@ -127,26 +93,9 @@ def measure(case: Case, world: World) -> Measured:
 
 def _steps(case: Case, architecture: Architecture, batches: list[Any], world: World) -> list[float]:
     """Seconds of each step of the jobs' loop."""
-    training = TrainingSettings(epochs=1, precision=case.precision, warmup_steps=0)  # pyright: ignore[reportArgumentType]
+    training = TrainingSettings(precision=case.precision)  # pyright: ignore[reportArgumentType]
     model, forward = _model(case, architecture, world.device)
-    seconds = _Seconds()
-    loop = TrainingLoop(
-        world=world,
-        model=model,
-        forward=forward,
-        optimizer=dense_optimizer(
-            {
-                "dense": (dense_parameters(model), 1e-3, 0.1),
-                "tables": (table_parameters(model), 1e-3, 0.1),
-            },
-            training.betas,
-        ),
-        reader=_Batches(batches, case.steps),  # pyright: ignore[reportArgumentType]
-        settings=training,
-        hooks=[seconds],
-    )
-    loop.run()
-    return seconds.seconds
+    return step_seconds(world, model, forward, batches, training, case.steps)
 
 
 def _plain_steps(

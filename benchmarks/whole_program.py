@@ -20,22 +20,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
-from embeddings.parameters import dense_parameters, table_parameters
+from benchmarks.bare_loop import step_seconds
 from jobs import prepare, simulate
 from jobs.distributed import join_world
 from jobs.facts import machine
-from jobs.loop import StepReport, TrainingLoop
-from jobs.optimizers import dense_optimizer
 from jobs.ranker import build_ranking_model
 from jobs.readers import requests_reader
 from jobs.settings import JobSettings
@@ -63,6 +59,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    facts = machine()  # before it has one core only
     os.sched_setaffinity(0, {arguments.core})
     if arguments.bare:
         print(json.dumps(bare(arguments)))
@@ -76,7 +73,7 @@ def main() -> None:
         print(found, flush=True)
     ratio = median(rates["whole"]) / median(rates["bare"])
     print(
-        f"SIMULATED data, {arguments.architecture}, one core of {machine()}: bare "
+        f"SIMULATED data, {arguments.architecture}, one core of {facts}: bare "
         f"{median(rates['bare']):,.0f} samples/s, whole {median(rates['whole']):,.0f}: {ratio:.0%}"
     )
 
@@ -166,55 +163,13 @@ def bare(arguments: argparse.Namespace) -> float:
         reader = requests_reader(settings, world, specs, "ranking")
         batches = list(islice(reader.batches(0), NUM_BATCHES))
         model = build_ranking_model(settings, specs, settings.ranking.strategy, world)
-        seconds: list[float] = []
-        loop = TrainingLoop(
-            world=world,
-            model=model,
-            forward=lambda batch, _: model(batch),
-            optimizer=dense_optimizer(
-                {
-                    "dense": (dense_parameters(model), training.learning_rate, 0.1),
-                    "tables": (table_parameters(model), 1e-3, 0.1),
-                },
-                training.betas,
-            ),
-            reader=_Held(batches),  # pyright: ignore[reportArgumentType]
-            settings=training.model_copy(update={"epochs": 4, "warmup_steps": 0}),
-            hooks=[_Seconds(seconds)],
+        num_steps = 4 * len(batches)
+        seconds = step_seconds(
+            world, model, lambda batch, _: model(batch), batches, training, num_steps
         )
-        loop.run()
-    # The first epoch warms up.
-    seconds = seconds[len(batches) :]
-    return 3 * sum(batch.num_samples for batch in batches) / sum(seconds)
-
-
-class _Held:
-    """Stands in for the reader."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self._batches = batches
-        self.steps_per_epoch = len(batches)
-
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
-        """All of them, every epoch."""
-        del epoch
-        yield from self._batches[first_step:]
-
-    def describe(self, batch: Any) -> str:
-        """Nothing of use here."""
-        return str(type(batch))
-
-
-class _Seconds:
-    """A hook that keeps what every step took."""
-
-    def __init__(self, seconds: list[float]) -> None:
-        self._seconds = seconds
-
-    def after_step(self, loop: TrainingLoop, report: StepReport) -> None:
-        """Keep it."""
-        del loop
-        self._seconds.append(report.seconds)
+    # The first time through all of them warms up.
+    measured = seconds[len(batches) :]
+    return 3 * sum(batch.num_samples for batch in batches) / sum(measured)
 
 
 if __name__ == "__main__":
