@@ -305,6 +305,37 @@ def _num_keys(looks: Looks) -> int:
 
 
 @compiled
+def _memory(looks: Looks, heads: int, width: int) -> tuple[Array, ...]:
+    """What both ways work in: keys, values, q, out, own keys, own values; scores, own scores; rest.
+
+    The rest: shift (B, W), lengths (W,), the histories' tokens (K, places), queries (B, places).
+    """
+    num_keys, places = _num_keys(looks), COLUMNS // heads
+    return (
+        _vectors(num_keys, width),
+        _vectors(num_keys, width),
+        _vectors(_BLOCK, width),
+        _vectors(_BLOCK, width),
+        _vectors(_BLOCK, width),
+        _vectors(_BLOCK, width),
+        np.zeros((_BLOCK, num_keys, COLUMNS), _F),
+        np.zeros((_BLOCK, 1, COLUMNS), _F),
+        np.zeros((_BLOCK, COLUMNS), _F),
+        np.zeros(COLUMNS, np.int32),
+        np.zeros((num_keys, places), np.int64),
+        np.zeros((_BLOCK, places), np.int64),
+    )
+
+
+@compiled
+def _block(looks: Looks, start: int, num_slots: int, longest: int) -> tuple[bool, bool, int]:
+    """Of the queries from `start` on: whether candidates, whether causal; how many keys."""
+    is_candidate = start >= num_slots
+    is_causal = not is_candidate and not looks.bidirectional
+    return is_candidate, is_causal, min(longest, start + _BLOCK) if is_causal else longest
+
+
+@compiled
 def _load_histories(
     looks: Looks, rows: Array, packed: Array, keys: Array, values: Array, tokens: Array
 ) -> int:
@@ -344,15 +375,11 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
     """
     heads, width = packed.shape[2], packed.shape[3]
     scale, key = _F(1 / math.sqrt(width)), packed.shape[1] - 2
-    most_keys, places = _num_keys(looks), COLUMNS // heads
-    keys, values = _vectors(most_keys, width), _vectors(most_keys, width)
-    q, out = _vectors(_BLOCK, width), _vectors(_BLOCK, width)
-    own_keys, own_values = _vectors(_BLOCK, width), _vectors(_BLOCK, width)
-    scores = np.zeros((_BLOCK, most_keys, COLUMNS), _F)
-    own_scores = np.zeros((_BLOCK, 1, COLUMNS), _F)
-    shift, total = np.zeros((_BLOCK, COLUMNS), _F), np.zeros((_BLOCK, COLUMNS), _F)
-    lengths = np.zeros(COLUMNS, np.int32)
-    tokens, found = np.zeros((most_keys, places), np.int64), np.zeros((_BLOCK, places), np.int64)
+    memory = _memory(looks, heads, width)
+    keys, values, q, out, own_keys, own_values, scores, own_scores = memory[:8]
+    shift, lengths, tokens, found = memory[8:]
+    places = COLUMNS // heads
+    total = np.zeros_like(shift)
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
         rows = looks.order[first : first + places]
@@ -360,9 +387,7 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
         _lengths(looks, rows, heads, lengths)
         num_slots = longest if looks.of_histories else 0
         for start in range(0, num_slots + _most(looks.candidate_offsets, rows), _BLOCK):
-            is_candidate = start >= num_slots
-            is_causal = not is_candidate and not looks.bidirectional
-            num_keys = min(longest, start + _BLOCK) if is_causal else longest
+            is_candidate, is_causal, num_keys = _block(looks, start, num_slots, longest)
             _find_queries(looks, rows, start, num_slots, found)
             _load(queries, found, 0, 0, q, scale)
             _dots(q, keys, num_keys, scores)
@@ -402,20 +427,14 @@ def backward(
     """
     heads, width = packed.shape[2], packed.shape[3]
     scale, key = _F(1 / math.sqrt(width)), packed.shape[1] - 2
-    most_keys, places = _num_keys(looks), COLUMNS // heads
-    keys, values = _vectors(most_keys, width), _vectors(most_keys, width)
-    by_keys, by_values = _vectors(most_keys, width), _vectors(most_keys, width)
-    q, by_q = _vectors(_BLOCK, width), _vectors(_BLOCK, width)
-    out, by_out = _vectors(_BLOCK, width), _vectors(_BLOCK, width)
-    own_keys, own_values = _vectors(_BLOCK, width), _vectors(_BLOCK, width)
-    scores = np.zeros((_BLOCK, most_keys, COLUMNS), _F)
-    by_scores = np.zeros((_BLOCK, most_keys, COLUMNS), _F)
-    own_scores = np.zeros((_BLOCK, 1, COLUMNS), _F)
-    by_own_scores = np.zeros((_BLOCK, 1, COLUMNS), _F)
-    shift, unused = np.zeros((_BLOCK, COLUMNS), _F), np.zeros((_BLOCK, COLUMNS), _F)
-    total = np.zeros((_BLOCK, 1, COLUMNS), _F)
-    lengths = np.zeros(COLUMNS, np.int32)
-    tokens, found = np.zeros((most_keys, places), np.int64), np.zeros((_BLOCK, places), np.int64)
+    memory = _memory(looks, heads, width)
+    keys, values, q, out, own_keys, own_values, scores, own_scores = memory[:8]
+    shift, lengths, tokens, found = memory[8:]
+    places = COLUMNS // heads
+    by_keys, by_values, by_q = np.zeros_like(keys), np.zeros_like(values), np.zeros_like(q)
+    by_out, by_scores = np.zeros_like(out), np.zeros_like(scores)
+    by_own_scores, total = np.zeros_like(own_scores), np.zeros_like(own_scores)
+    unused = np.zeros_like(shift)
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
         rows = looks.order[first : first + places]
@@ -425,9 +444,7 @@ def backward(
         _clear(by_values[:longest])
         num_slots = longest if looks.of_histories else 0
         for start in range(0, num_slots + _most(looks.candidate_offsets, rows), _BLOCK):
-            is_candidate = start >= num_slots
-            is_causal = not is_candidate and not looks.bidirectional
-            num_keys = min(longest, start + _BLOCK) if is_causal else longest
+            is_candidate, is_causal, num_keys = _block(looks, start, num_slots, longest)
             _find_queries(looks, rows, start, num_slots, found)
             _load(queries, found, 0, 0, q, scale)
             _load(mixed, found, 0, 0, out, _ONE)
