@@ -4,12 +4,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Array", "compiled", "in_threads"]
+__all__ = ["EXP2_SERIES", "LOG2E", "Array", "compiled", "in_threads"]
 
 Array = NDArray[Any]
+
+LOG2E = np.float32(1.4426950408889634)
+# 2^x on [-0.5, 0.5], to float32's precision: the series of exp(x ln 2), from its first power on.
+EXP2_SERIES = (
+    np.float32(0.6931471805599453),
+    np.float32(0.2402265069591007),
+    np.float32(0.05550410866482158),
+    np.float32(0.009618129107628477),
+    np.float32(0.0013333558146428443),
+    np.float32(0.00015403530393381608),
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

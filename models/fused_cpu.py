@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.compiled import Array, compiled
+from models.compiled import EXP2_SERIES, LOG2E, Array, compiled
 
 __all__ = [
     "rms_norm",
@@ -24,12 +24,9 @@ __all__ = [
 
 _F = np.float32
 _ONE, _HALF = _F(1), _F(0.5)
-_LOG2E = _F(1.4426950408889634)
 # e^x is finite and not 0 within these powers of two.
 _SMALLEST_POWER, _LARGEST_POWER = _F(-126), _F(126)
-# 2^x on [-0.5, 0.5], to float32's precision: the series of exp(x ln 2).
-_C1, _C2, _C3 = _F(0.6931471805599453), _F(0.2402265069591007), _F(0.05550410866482158)
-_C4, _C5, _C6 = _F(0.009618129107628477), _F(0.0013333558146428443), _F(0.00015403530393381608)
+_C1, _C2, _C3, _C4, _C5, _C6 = EXP2_SERIES
 
 
 @compiled
@@ -78,7 +75,7 @@ def _sigmoid(row: Array, bits: Array, out: Array) -> None:
     """1 / (1 + exp(-row)) of (F,) numbers; `bits` (F,) int32 is memory to work in."""
     powers = bits.view(np.float32)
     for i in range(row.size):
-        exponent = -row[i] * _LOG2E
+        exponent = -row[i] * LOG2E
         # Written so that NaN stays NaN.
         if exponent < _SMALLEST_POWER:
             exponent = _SMALLEST_POWER

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.compiled import Array, compiled
+from models.compiled import EXP2_SERIES, LOG2E, Array, compiled
 
 __all__ = ["COLUMNS", "Looks", "backward", "forward"]
 
@@ -32,12 +32,9 @@ _UNIT = 8
 _F = np.float32
 _ZERO, _ONE, _HALF = _F(0), _F(1), _F(0.5)
 _NEVER = _F(-1e30)
-_LOG2E = _F(1.4426950408889634)
 # 2 to this power has no bits set: what is never looked at weighs nothing, exactly.
 _SMALLEST_POWER = _F(-127)
-# 2^x on [-0.5, 0.5], to float32's precision: the series of exp(x ln 2).
-_C1, _C2, _C3 = _F(0.6931471805599453), _F(0.2402265069591007), _F(0.05550410866482158)
-_C4, _C5, _C6 = _F(0.009618129107628477), _F(0.0013333558146428443), _F(0.00015403530393381608)
+_C1, _C2, _C3, _C4, _C5, _C6 = EXP2_SERIES
 
 
 class Looks(NamedTuple):
@@ -226,7 +223,7 @@ def _exp(scores: Array, num_keys: int, shift: Array, total: Array) -> None:
     for b in range(_BLOCK):
         for j in range(num_keys):
             for w in range(COLUMNS):
-                exponent = (scores[b, j, w] - shift[b, w]) * _LOG2E
+                exponent = (scores[b, j, w] - shift[b, w]) * LOG2E
                 # Written so that NaN stays NaN.
                 if exponent < _SMALLEST_POWER:
                     exponent = _SMALLEST_POWER
