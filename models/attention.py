@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import jagged_attention
-from models.compiled import in_threads
-from models.jagged_attention import COLUMNS, Looks
+from models.compiled import arrays_of, in_threads
+from models.jagged_attention import Looks
+from models.registers import COLUMNS
 from models.rows import Padded, Rows
+from models.transposes import RUN
 
 __all__ = ["attend", "attend_from_candidates"]
 
@@ -44,15 +46,16 @@ def attend_from_candidates(query_CHE: Tensor, key_value: Tensor, rows: Rows) -> 
 
 
 class _Jagged(torch.autograd.Function):
-    """`models.jagged_attention` in float32, whatever comes in."""
+    """`models.jagged_attention`, in float32 within whatever comes in."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, query: Tensor | None, looks: Looks) -> Tensor:
         """(T, m, H, E), and (Q, H, E) unless they are the first of m -> (Q, H, E)."""
-        keys = packed.float().contiguous()
-        queries = keys if query is None else query.float().contiguous().unsqueeze(1)
+        dtype = _dtype_within(packed)
+        keys = packed.to(dtype).contiguous()
+        queries = keys if query is None else query.to(dtype).contiguous().unsqueeze(1)
         mixed = torch.empty_like(queries[:, :1])
-        log_sums = mixed.new_empty(mixed.shape[0], mixed.shape[2])
+        log_sums = mixed.new_empty(mixed.shape[0], mixed.shape[2], dtype=torch.float32)
         _run(jagged_attention.forward, looks, queries, keys, mixed, log_sums)
         ctx.save_for_backward(keys, queries, mixed, log_sums)
         ctx.looks = looks
@@ -63,7 +66,7 @@ class _Jagged(torch.autograd.Function):
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, Tensor | None, None]:
         keys, queries, mixed, log_sums = ctx.saved_tensors
-        by_mixed = gradient.float().contiguous().unsqueeze(1)
+        by_mixed = gradient.to(keys.dtype).contiguous().unsqueeze(1)
         by_packed = torch.empty_like(keys)
         by_queries = by_packed if ctx.looks.of_histories else torch.empty_like(queries)
         answers = by_mixed, by_queries, by_packed
@@ -74,9 +77,15 @@ class _Jagged(torch.autograd.Function):
         return by_packed, by_queries.squeeze(1).to(gradient.dtype), None
 
 
+def _dtype_within(packed: Tensor) -> torch.dtype:
+    """Whole runs of bfloat16 are read and written as they are."""
+    is_half = packed.dtype == torch.bfloat16 and packed.shape[-1] % RUN == 0
+    return torch.bfloat16 if is_half else torch.float32
+
+
 def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
     """Call it in as many threads as PyTorch has, each with every so many-th rows."""
-    arrays = [tensor.detach().numpy() for tensor in tensors]
+    arrays = arrays_of(*tensors)
     # Runs of rows that go together anyway.
     runs = torch.from_numpy(looks.order).split(COLUMNS)
     num_shares = min(torch.get_num_threads(), len(runs))

@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["EXP2_SERIES", "LOG2E", "Array", "compiled", "in_threads"]
+__all__ = ["EXP2_SERIES", "LOG2E", "Array", "arrays_of", "compiled", "in_threads"]
 
 Array = NDArray[Any]
 
@@ -30,9 +32,9 @@ def compiled(function: _Function) -> _Function:
     """Compiled at its first call, and kept beside its file or in the user's cache for the next.
 
     `NUMBA_CACHE_DIR` names another place; where there is none that can be written to, every
-    process compiles anew. What is kept is known by the file that the function is in and by the
-    processor, so what it calls must be in that file too. Sums may be taken in another order;
-    infinities and NaN are kept.
+    process compiles anew. What is kept is known by the processor and by the file that the function
+    is in: who edits a file that it calls must touch that one too, an installation writes all of
+    them. Sums may be taken in another order; infinities and NaN are kept.
     """
     options: dict[str, Any] = {
         "fastmath": {"contract", "reassoc", "nsz", "arcp"},
@@ -43,6 +45,14 @@ def compiled(function: _Function) -> _Function:
         return cast(_Function, njit(cache=True, **options)(function))
     except RuntimeError:  # no folder can be written to
         return cast(_Function, njit(**options)(function))
+
+
+def arrays_of(*tensors: Tensor) -> list[Array]:
+    """NumPy knows no bfloat16, so those go as the integers that their bits are."""
+    return [
+        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        for tensor in tensors
+    ]
 
 
 def in_threads(function: Callable[..., None], shares: Sequence[Sequence[Any]]) -> None:

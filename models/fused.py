@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import fused_cpu
-from models.compiled import Array, in_threads
+from models.compiled import Array, arrays_of, in_threads
 
 __all__ = ["rms_norm", "rotate_", "swiglu"]
 
@@ -52,7 +52,7 @@ class _RMSNormCPU(torch.autograd.Function):
     def forward(ctx: Any, hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         hidden_TD = hidden_TD.contiguous()
         out, inverse = torch.empty_like(hidden_TD), hidden_TD.new_empty(len(hidden_TD))
-        arrays = _arrays(hidden_TD, weight_D, out, inverse)
+        arrays = arrays_of(hidden_TD, weight_D, out, inverse)
         fused_cpu.rms_norm(np.float32(epsilon), *arrays)
         ctx.save_for_backward(hidden_TD, weight_D, inverse)
         return out
@@ -63,8 +63,8 @@ class _RMSNormCPU(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         hidden_TD, weight_D, inverse = ctx.saved_tensors
         by_hidden, by_weight = torch.empty_like(hidden_TD), torch.empty_like(weight_D)
-        given = _arrays(hidden_TD, weight_D, inverse, gradient.contiguous())
-        fused_cpu.rms_norm_backward(*given, *_arrays(by_hidden, by_weight))
+        given = arrays_of(hidden_TD, weight_D, inverse, gradient.contiguous())
+        fused_cpu.rms_norm_backward(*given, *arrays_of(by_hidden, by_weight))
         return by_hidden, by_weight, None
 
 
@@ -92,18 +92,10 @@ class _SwiGLUCPU(torch.autograd.Function):
         return by_gate_up
 
 
-def _arrays(*tensors: Tensor) -> list[Array]:
-    """NumPy knows no bfloat16, so those go as the integers that their bits are."""
-    return [
-        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-        for tensor in tensors
-    ]
-
-
 def _shares(*tensors: Tensor) -> list[list[Array]]:
     """Runs of tokens, one for each of PyTorch's threads."""
     chunks = zip(*(tensor.chunk(torch.get_num_threads()) for tensor in tensors), strict=True)
-    return [_arrays(*share) for share in chunks]
+    return [arrays_of(*share) for share in chunks]
 
 
 class _RMSNorm(torch.autograd.Function):

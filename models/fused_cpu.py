@@ -1,8 +1,6 @@
 """The operations of `models.fused` compiled for a CPU: one pass over memory forward, one backward.
 
-Loops over a token's numbers are kept simple, so that the compiler makes
-vectors of them. As in `models.jagged_attention`, what these call is in this file, since numba keeps
-compiled code by the file that a function is in.
+Loops over a token's numbers are kept simple, so that the compiler makes vectors of them.
 
 Legend: T packed tokens, D width, F feed-forward width.
 """

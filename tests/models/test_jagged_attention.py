@@ -93,15 +93,19 @@ def test_threads_share_a_batch_and_change_nothing(num_threads):
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_half_precision_goes_in_and_comes_out():
-    lengths, candidates, packed = draw([(5, 2), (3, 3)], 2, 8, seed=0)
+@pytest.mark.parametrize("width", [8, 6])
+def test_half_precision_is_rounded_once_on_the_way_out(width):
+    lengths, candidates, packed = draw([(5, 2), (3, 3)], 2, width, seed=0)
     rows = Rows.build(offsets(lengths), offsets(candidates), pad=False)
     half = packed.detach().bfloat16().requires_grad_()
-    mixed = attend(half, rows)
-    assert mixed.dtype == torch.bfloat16
-    torch.testing.assert_close(mixed.float(), attend(half.float(), rows), atol=0.02, rtol=0.01)
-    (gradient,) = torch.autograd.grad(mixed.sum(), half)
+    whole = half.detach().float().requires_grad_()
+    mixed, expected = attend(half, rows), attend(whole, rows)
+    assert torch.equal(mixed, expected.bfloat16())
+    probe = torch.randn(mixed.shape).bfloat16()
+    (gradient,) = torch.autograd.grad(mixed, half, probe)
+    (by_expected,) = torch.autograd.grad(expected, whole, probe.float())
     assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient.float(), by_expected, atol=0.02, rtol=0.01)
 
 
 def test_nan_stays_nan_and_in_its_row():
