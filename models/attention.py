@@ -57,7 +57,7 @@ class _Jagged(torch.autograd.Function):
         mixed = torch.empty_like(queries[:, :1])
         log_sums = mixed.new_empty(mixed.shape[0], mixed.shape[2], dtype=torch.float32)
         _run(jagged_attention.forward, looks, queries, keys, mixed, log_sums)
-        ctx.save_for_backward(keys, queries, mixed, log_sums)
+        ctx.save_for_backward(keys, queries, log_sums)
         ctx.looks = looks
         return mixed.squeeze(1).to(packed.dtype)
 
@@ -65,12 +65,12 @@ class _Jagged(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, Tensor | None, None]:
-        keys, queries, mixed, log_sums = ctx.saved_tensors
+        keys, queries, log_sums = ctx.saved_tensors
         by_mixed = gradient.to(keys.dtype).contiguous().unsqueeze(1)
         by_packed = torch.empty_like(keys)
         by_queries = by_packed if ctx.looks.of_histories else torch.empty_like(queries)
         answers = by_mixed, by_queries, by_packed
-        _run(jagged_attention.backward, ctx.looks, queries, keys, mixed, log_sums, *answers)
+        _run(jagged_attention.backward, ctx.looks, queries, keys, log_sums, *answers)
         by_packed = by_packed.to(gradient.dtype)
         if ctx.looks.of_histories:
             return by_packed, None, None

@@ -22,6 +22,7 @@ __all__ = [
     "Desk",
     "by_scores_of",
     "clear",
+    "desk_for",
     "divide",
     "dot",
     "dots",
@@ -59,6 +60,13 @@ class Desk(NamedTuple):
     """(E,) what stands for numbers that are not there"""
     unread: Array
     """(E,) where those go that nobody wants"""
+
+
+@compiled
+def desk_for(packed: Array) -> Desk:
+    """For vectors as those of packed (T, m, H, E)."""
+    width, dtype = packed.shape[3], packed.dtype
+    return Desk(np.zeros(COLUMNS, np.int64), np.zeros(width, dtype), np.zeros(width, dtype))
 
 
 @compiled
@@ -280,10 +288,15 @@ def divide(vectors: Array, total: Array) -> None:
 
 
 @compiled
-def by_scores_of(weights: Array, by_weights: Array, num_scores: int, total: Array) -> None:
-    """Gradients of weights (B, K, W) become those of scores: weight * (gradient - total)."""
+def by_scores_of(weights: Array, by_weights: Array, num_scores: int) -> None:
+    """Gradients of weights (B, K, W) become those of scores, in place.
+
+    Which is weight * (gradient - the weighted mean of the gradients).
+    """
     for b in range(BLOCK):
-        summed = load(total, b, 0)
+        mean = fill(_ZERO)
         for j in range(num_scores):
-            gradient = load(by_weights, b, j) - summed
+            mean = mean + load(weights, b, j) * load(by_weights, b, j)
+        for j in range(num_scores):
+            gradient = load(by_weights, b, j) - mean
             store(by_weights, b, j, load(weights, b, j) * gradient)

@@ -24,6 +24,7 @@ from models.columns import (
     Desk,
     by_scores_of,
     clear,
+    desk_for,
     divide,
     dot,
     dots,
@@ -199,9 +200,7 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
     memory = _memory(looks, heads, width)
     keys, values, q, out, own_keys, own_values, scores = memory[:7]
     shift, total, lengths, tokens, found = memory[7:]
-    desk = Desk(
-        np.zeros(COLUMNS, np.int64), np.zeros(width, packed.dtype), np.zeros(width, packed.dtype)
-    )
+    desk = desk_for(packed)
     places = COLUMNS // heads
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
@@ -237,7 +236,6 @@ def backward(
     looks: Looks,
     queries: Array,
     packed: Array,
-    mixed: Array,
     log_sums: Array,
     by_mixed: Array,
     by_queries: Array,
@@ -245,20 +243,17 @@ def backward(
 ) -> None:
     """Gradients of `forward`: fills by_queries (Q, n, H, E), the first of n, and by_packed.
 
-    by_mixed (Q, 1, H, E) is the gradient of mixed; the others are as in `forward`.
+    by_mixed (Q, 1, H, E) is the gradient of what `forward` mixed; the others are as there.
     """
     heads, width = packed.shape[2], packed.shape[3]
     scale, key = _F(1 / math.sqrt(width)), packed.shape[1] - 2
     memory = _memory(looks, heads, width)
-    keys, values, q, out, own_keys, own_values, scores = memory[:7]
-    shift, total, lengths, tokens, found = memory[7:]
+    keys, values, q, by_out, own_keys, own_values, scores = memory[:7]
+    shift, _, lengths, tokens, found = memory[7:]
     places = COLUMNS // heads
     by_keys, by_values = vectors_of(keys.shape[0], width), vectors_of(keys.shape[0], width)
-    by_q, by_out = vectors_of(BLOCK, width), vectors_of(BLOCK, width)
-    by_scores = vectors_of(BLOCK, scores.shape[1])
-    desk = Desk(
-        np.zeros(COLUMNS, np.int64), np.zeros(width, packed.dtype), np.zeros(width, packed.dtype)
-    )
+    by_q, by_scores = vectors_of(BLOCK, width), vectors_of(BLOCK, scores.shape[1])
+    desk = desk_for(packed)
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
         rows = looks.order[first : first + places]
@@ -273,10 +268,8 @@ def backward(
             _find_queries(looks, rows, start, num_slots, found)
             gather_vectors(queries, found, 0, 0, q, desk)
             times(q, scale)
-            gather_vectors(mixed, found, 0, 0, out, desk)
             gather_vectors(by_mixed, found, 0, 0, by_out, desk)
             _load_sums(log_sums, found, shift)
-            dot(out, by_out, total, 0)
             dots(q, keys, num_keys, scores)
             dots(by_out, values, num_keys, by_scores)
             mask(scores, num_keys, start, is_causal, lengths)
@@ -286,7 +279,7 @@ def backward(
                 dot(q, own_keys, scores, num_keys)
                 dot(by_out, own_values, by_scores, num_keys)
             exp(scores, num_scores, shift)
-            by_scores_of(scores, by_scores, num_scores, total)
+            by_scores_of(scores, by_scores, num_scores)
             if is_candidate:
                 scaled(by_scores, num_keys, own_keys, by_q)
                 scaled(by_scores, num_keys, q, own_keys)
