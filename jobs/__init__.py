@@ -1,1 +1,8 @@
 """One verb a module, the one training loop, torchx components, the chain."""
+
+import os
+
+# Before torch is imported, which reads it once. By default a thread that is done spins until the
+# others are, and where other programs use the cores these do not get on: steps then take ten to
+# twenty times as long (docs/performance.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,5 @@
 """What a reader of a report must know about how its figures came to be."""
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from jobs.cores import num_cores
 from jobs.report import RunRecord
 from jobs.settings import JobSettings
 from pipeline.partitions import day_folder, days_between, find_manifest, read_manifest
@@ -61,8 +61,7 @@ def machine() -> str:
         for line in _read(Path("/proc/cpuinfo")).splitlines()
         if line.startswith("model name")
     ]
-    cores = len(os.sched_getaffinity(0))
-    return f"{names[0] if names else platform.machine()}, {cores} cores"
+    return f"{names[0] if names else platform.machine()}, {num_cores()} cores"
 
 
 def _read(path: Path) -> str:
