@@ -1,4 +1,4 @@
-"""Scaled dot-product attention within rows, on packed tokens.
+"""Scaled dot-product attention within rows, on packed tokens, with rotary positions.
 
 Two ways to the same numbers. Short rows on a CPU are taken as they are, by
 `models.jagged_attention`. On a GPU, and for long rows, they are padded into buckets for PyTorch's
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from models import jagged_attention
 from models.compiled import arrays_of, in_threads
+from models.fused import rotate_
 from models.jagged_attention import Looks
 from models.registers import COLUMNS
 from models.rows import Padded, Rows
@@ -24,57 +25,83 @@ from models.transposes import RUN
 __all__ = ["attend", "attend_from_candidates"]
 
 
-def attend(packed: Tensor, rows: Rows) -> Tensor:
-    """Attention of packed tokens (T, 3, H, E): queries, keys and values -> (T, H, E)."""
+def attend(packed: Tensor, rows: Rows, rotary: Tensor | None = None) -> Tensor:
+    """Attention of packed tokens (T, 3, H, E): queries, keys and values -> (T, H, E).
+
+    `rotary` (P, E / 2) complex is e^(i angle) of each of `rows.positions`, by which each two
+    adjacent numbers of queries and keys are turned first; without it they are not. May change
+    `packed`.
+    """
     if rows.padded is not None:
-        return _attend_padded(packed, rows.padded)
+        return _attend_padded(_turned(packed, rotary, 2), rows.padded)
     assert rows.jagged is not None
-    looks = rows.jagged
-    parts = [_Jagged.apply(part, None, looks) for part in packed.split(COLUMNS, dim=2)]
+    looks, turns = rows.jagged, _turns(packed, rotary)
+    parts = [_Jagged.apply(part, None, turns, looks) for part in packed.split(COLUMNS, dim=2)]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
-def attend_from_candidates(query_CHE: Tensor, key_value: Tensor, rows: Rows) -> Tensor:
+def attend_from_candidates(
+    query_CHE: Tensor, key_value: Tensor, rows: Rows, rotary: Tensor | None = None
+) -> Tensor:
     """The same of the candidates' queries (C, H, E) alone, keys and values being (T, 2, H, E)."""
     if rows.padded is not None:
+        own = None if rotary is None else rotary[rows.num_history_tokens :]
+        query_CHE = _turned(query_CHE.unsqueeze(1), own, 1).squeeze(1)
+        key_value = _turned(key_value, rotary, 1)
         return _attend_from_candidates_padded(query_CHE, key_value, rows.padded)
     assert rows.jagged is not None
-    looks = rows.jagged._replace(of_histories=False)
+    looks, turns = rows.jagged._replace(of_histories=False), _turns(key_value, rotary)
     pairs = zip(key_value.split(COLUMNS, dim=2), query_CHE.split(COLUMNS, dim=1), strict=True)
-    parts = [_Jagged.apply(keys, query, looks) for keys, query in pairs]
+    parts = [_Jagged.apply(keys, query, turns, looks) for keys, query in pairs]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _turned(vectors: Tensor, rotary: Tensor | None, number: int) -> Tensor:
+    return vectors if rotary is None else rotate_(vectors, rotary, number)
+
+
+def _turns(packed: Tensor, rotary: Tensor | None) -> Tensor:
+    """(P, E / 2, 2) cosines and sines; none where nothing is turned."""
+    if rotary is None:
+        return packed.new_empty(0, 0, 2, dtype=torch.float32)
+    return torch.view_as_real(rotary)
 
 
 class _Jagged(torch.autograd.Function):
     """`models.jagged_attention`, in float32 within whatever comes in."""
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, query: Tensor | None, looks: Looks) -> Tensor:
+    def forward(
+        ctx: Any, packed: Tensor, query: Tensor | None, turns: Tensor, looks: Looks
+    ) -> Tensor:
         """(T, m, H, E), and (Q, H, E) unless they are the first of m -> (Q, H, E)."""
+        # The kernel takes the offsets' word for where memory ends.
+        num_tokens = int(looks.history_offsets[-1] + looks.candidate_offsets[-1])
+        assert len(packed) == num_tokens, f"{len(packed)} tokens for rows of {num_tokens}"
         dtype = _dtype_within(packed)
         keys = packed.to(dtype).contiguous()
         queries = keys if query is None else query.to(dtype).contiguous().unsqueeze(1)
         mixed = torch.empty_like(queries[:, :1])
         log_sums = mixed.new_empty(mixed.shape[0], mixed.shape[2], dtype=torch.float32)
-        _run(jagged_attention.forward, looks, queries, keys, mixed, log_sums)
-        ctx.save_for_backward(keys, queries, log_sums)
+        _run(jagged_attention.forward, looks, queries, keys, turns, mixed, log_sums)
+        ctx.save_for_backward(keys, queries, turns, log_sums)
         ctx.looks = looks
         return mixed.squeeze(1).to(packed.dtype)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor | None, None]:
-        keys, queries, log_sums = ctx.saved_tensors
+    ) -> tuple[Tensor, Tensor | None, None, None]:
+        keys, queries, turns, log_sums = ctx.saved_tensors
         by_mixed = gradient.to(keys.dtype).contiguous().unsqueeze(1)
         by_packed = torch.empty_like(keys)
         by_queries = by_packed if ctx.looks.of_histories else torch.empty_like(queries)
         answers = by_mixed, by_queries, by_packed
-        _run(jagged_attention.backward, ctx.looks, queries, keys, log_sums, *answers)
+        _run(jagged_attention.backward, ctx.looks, queries, keys, turns, log_sums, *answers)
         by_packed = by_packed.to(gradient.dtype)
         if ctx.looks.of_histories:
-            return by_packed, None, None
-        return by_packed, by_queries.squeeze(1).to(gradient.dtype), None
+            return by_packed, None, None, None
+        return by_packed, by_queries.squeeze(1).to(gradient.dtype), None, None
 
 
 def _dtype_within(packed: Tensor) -> torch.dtype:

@@ -27,6 +27,7 @@ __all__ = [
     "dot",
     "dots",
     "exp",
+    "find_turns",
     "gather_vectors",
     "mask",
     "mix",
@@ -35,6 +36,8 @@ __all__ = [
     "softmax",
     "spread",
     "times",
+    "turn",
+    "turn_apart",
     "vectors_of",
 ]
 
@@ -139,6 +142,42 @@ def scatter_vectors(
                 if token >= 0:
                     for h in range(heads):
                         into[first + token, part, h, e] = vectors[n, e, place * heads + h]
+
+
+@compiled
+def turn(vectors: Array, turns: Array, first: int, sign: Any) -> None:
+    """Turn vectors (n, E, W) of positions `first` on, in place.
+
+    turns (P, E / 2, 2) are the cosines and sines of each position's angles, one for each two
+    numbers next to each other; `sign` -1 turns back. Vectors of positions beyond P are not used.
+    """
+    for n in range(vectors.shape[0]):
+        position = min(first + n, turns.shape[0] - 1)
+        for i in range(turns.shape[1]):
+            cosine, sine = fill(turns[position, i, 0]), fill(turns[position, i, 1] * sign)
+            x, y = load(vectors, n, 2 * i), load(vectors, n, 2 * i + 1)
+            store(vectors, n, 2 * i, x * cosine - y * sine)
+            store(vectors, n, 2 * i + 1, x * sine + y * cosine)
+
+
+@compiled
+def find_turns(turns: Array, positions: Array, found: Array) -> None:
+    """Each column's cosines and sines at its position (W,) -> found (2, E / 2, W)."""
+    for i in range(turns.shape[1]):
+        for w in range(COLUMNS):
+            found[0, i, w] = turns[positions[w], i, 0]
+            found[1, i, w] = turns[positions[w], i, 1]
+
+
+@compiled
+def turn_apart(vectors: Array, found: Array, sign: Any) -> None:
+    """As `turn`, of vectors (B, E, W) that all stand at their column's own position."""
+    for n in range(vectors.shape[0]):
+        for i in range(found.shape[1]):
+            cosine, sine = load(found, 0, i), load(found, 1, i) * fill(sign)
+            x, y = load(vectors, n, 2 * i), load(vectors, n, 2 * i + 1)
+            store(vectors, n, 2 * i, x * cosine - y * sine)
+            store(vectors, n, 2 * i + 1, x * sine + y * cosine)
 
 
 @compiled

@@ -77,7 +77,7 @@ class GenerativeModel(nn.Module):
         }
         vectors = as_tables(self.tables).lookup(asked)
         rows = Rows.build(batch.offsets)
-        segments = torch.full_like(rows.positions, HISTORY)
+        segments = torch.full_like(next(iter(batch.tokens.values())), HISTORY)
         hidden_TD = self.transformer(self.tokens(vectors, segments), rows)
 
         labelled = _Labelled.of(batch)

@@ -15,7 +15,7 @@ the rows side by side.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from models.columns import (
     dot,
     dots,
     exp,
+    find_turns,
     gather_vectors,
     mask,
     mix,
@@ -37,6 +38,8 @@ from models.columns import (
     softmax,
     spread,
     times,
+    turn,
+    turn_apart,
     vectors_of,
 )
 from models.compiled import Array, compiled
@@ -45,7 +48,7 @@ from models.registers import COLUMNS
 __all__ = ["Looks", "backward", "forward"]
 
 _F = np.float32
-_ZERO = _F(0)
+_ZERO, _ONE = _F(0), _F(1)
 
 
 class Looks(NamedTuple):
@@ -188,12 +191,27 @@ def _lengths(looks: Looks, rows: Array, heads: int, lengths: Array) -> None:
 
 
 @compiled
-def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums: Array) -> None:
+def _turn_queries(
+    q: Array, is_candidate: bool, turns: Array, start: int, own_turns: Array, sign: Any
+) -> None:
+    """A block's queries, of histories each at its slot, of candidates at their histories' ends."""
+    if is_candidate:
+        turn_apart(q, own_turns, sign)
+    else:
+        turn(q, turns, start, sign)
+
+
+@compiled
+def forward(
+    looks: Looks, queries: Array, packed: Array, turns: Array, mixed: Array, log_sums: Array
+) -> None:
     """Softmax of scaled products, of the queries with the keys they look at, times the values.
 
     queries (Q, n, H, E), the first of n; packed (T, m, H, E), keys and values the last two of m;
-    fills mixed (Q, 1, H, E) and the softmax's logarithm of sums (Q, H). All float32, and rows of
-    `looks.order` only, so that threads can share a batch.
+    turns (P, E / 2, 2), cosines and sines by which queries and keys are turned first, of every
+    position that there is; (0, 0, 2) to leave them. Fills mixed (Q, 1, H, E) and the softmax's
+    logarithm of sums (Q, H), of rows of `looks.order` only, so that threads can share a batch. All
+    float32; or queries, packed and mixed the bits of bfloat16 as int16.
     """
     heads, width = packed.shape[2], packed.shape[3]
     scale, key = _F(1 / math.sqrt(width)), packed.shape[1] - 2
@@ -202,11 +220,14 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
     shift, total, lengths, tokens, found = memory[7:]
     desk = desk_for(packed)
     places = COLUMNS // heads
+    own_turns = vectors_of(2, turns.shape[1])
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
         rows = looks.order[first : first + places]
         longest = _gather_histories(looks, rows, packed, keys, values, tokens, desk)
         _lengths(looks, rows, heads, lengths)
+        turn(keys[:longest], turns, 0, _ONE)
+        find_turns(turns, lengths, own_turns)
         num_slots = longest if looks.of_histories else 0
         for start in range(0, num_slots + _most(looks.candidate_offsets, rows), BLOCK):
             is_candidate, is_causal, num_keys = _block(looks, start, num_slots, longest)
@@ -214,10 +235,12 @@ def forward(looks: Looks, queries: Array, packed: Array, mixed: Array, log_sums:
             _find_queries(looks, rows, start, num_slots, found)
             gather_vectors(queries, found, 0, 0, q, desk)
             times(q, scale)
+            _turn_queries(q, is_candidate, turns, start, own_turns, _ONE)
             dots(q, keys, num_keys, scores)
             mask(scores, num_keys, start, is_causal, lengths)
             if is_candidate:
                 gather_vectors(packed, found, own, key, own_keys, desk)
+                turn_apart(own_keys, own_turns, _ONE)
                 gather_vectors(packed, found, own, key + 1, own_values, desk)
                 dot(q, own_keys, scores, num_keys)
             softmax(scores, num_scores, shift, total)
@@ -236,6 +259,7 @@ def backward(
     looks: Looks,
     queries: Array,
     packed: Array,
+    turns: Array,
     log_sums: Array,
     by_mixed: Array,
     by_queries: Array,
@@ -254,11 +278,14 @@ def backward(
     by_keys, by_values = vectors_of(keys.shape[0], width), vectors_of(keys.shape[0], width)
     by_q, by_scores = vectors_of(BLOCK, width), vectors_of(BLOCK, scores.shape[1])
     desk = desk_for(packed)
+    own_turns = vectors_of(2, turns.shape[1])
     own = 0 if looks.of_histories else looks.history_offsets[-1]
     for first in range(0, looks.order.size, places):
         rows = looks.order[first : first + places]
         longest = _gather_histories(looks, rows, packed, keys, values, tokens, desk)
         _lengths(looks, rows, heads, lengths)
+        turn(keys[:longest], turns, 0, _ONE)
+        find_turns(turns, lengths, own_turns)
         clear(by_keys[:longest])
         clear(by_values[:longest])
         num_slots = longest if looks.of_histories else 0
@@ -268,6 +295,7 @@ def backward(
             _find_queries(looks, rows, start, num_slots, found)
             gather_vectors(queries, found, 0, 0, q, desk)
             times(q, scale)
+            _turn_queries(q, is_candidate, turns, start, own_turns, _ONE)
             gather_vectors(by_mixed, found, 0, 0, by_out, desk)
             _load_sums(log_sums, found, shift)
             dots(q, keys, num_keys, scores)
@@ -275,6 +303,7 @@ def backward(
             mask(scores, num_keys, start, is_causal, lengths)
             if is_candidate:
                 gather_vectors(packed, found, own, key, own_keys, desk)
+                turn_apart(own_keys, own_turns, _ONE)
                 gather_vectors(packed, found, own, key + 1, own_values, desk)
                 dot(q, own_keys, scores, num_keys)
                 dot(by_out, own_values, by_scores, num_keys)
@@ -284,6 +313,7 @@ def backward(
                 scaled(by_scores, num_keys, own_keys, by_q)
                 scaled(by_scores, num_keys, q, own_keys)
                 scaled(scores, num_keys, by_out, own_values)
+                turn_apart(own_keys, own_turns, -_ONE)
                 scatter_vectors(own_keys, found, own, key, by_packed, desk)
                 scatter_vectors(own_values, found, own, key + 1, by_packed, desk)
             else:
@@ -292,6 +322,8 @@ def backward(
             spread(by_scores, q, num_keys, by_keys)
             spread(scores, by_out, num_keys, by_values)
             times(by_q, scale)
+            _turn_queries(by_q, is_candidate, turns, start, own_turns, -_ONE)
             scatter_vectors(by_q, found, 0, 0, by_queries, desk)
+        turn(by_keys[:longest], turns, 0, -_ONE)
         scatter_vectors(by_keys, tokens[:longest], 0, key, by_packed, desk)
         scatter_vectors(by_values, tokens[:longest], 0, key + 1, by_packed, desk)

@@ -82,7 +82,7 @@ class RankingModel(nn.Module):
             batch.history_offsets, batch.candidate_offsets, bidirectional=self.bidirectional
         )
         num_history_tokens = int(batch.history_offsets[-1])
-        segments = torch.full_like(rows.positions, CANDIDATE)
+        segments = torch.full_like(next(iter(asked.values())), CANDIDATE)
         segments[:num_history_tokens] = HISTORY
         inputs = [self.transformer(self.tokens(vectors, segments), rows)]
         num_candidates = batch.candidate_offsets.diff()

@@ -97,7 +97,8 @@ class Rows:
     """The rows of one batch, laid out in one of two ways."""
 
     positions: Tensor
-    """(T,) int64: the token's position; every candidate stands at its history's length"""
+    """int64, those whose angles attention needs: (T,) each token's where rows are padded, every
+    candidate standing at its history's length; else (P,) all that there are, from 0 on"""
     num_history_tokens: int
     with_candidates: bool
     """false where rows are histories alone"""
@@ -121,16 +122,19 @@ class Rows:
         """
         layout = _Layout.of(history_offsets, candidate_offsets)
         order = torch.argsort(layout.row_lengths, descending=True, stable=True)
+        is_on_cpu = order.device.type == "cpu"
+        longest = int(layout.history_lengths.max()) if is_on_cpu and order.numel() else 0
         if pad is None:
-            longest = int(layout.history_lengths.max()) if order.numel() else 0
-            pad = order.device.type != "cpu" or longest > _LONGEST_JAGGED
+            pad = not is_on_cpu or longest > _LONGEST_JAGGED
         jagged, padded = None, None
         if pad:
             padded = Padded.build(layout, order, num_buckets, bidirectional=bidirectional)
+            positions = layout.positions()
         else:
             jagged = layout.jagged(bidirectional=bidirectional)
+            positions = torch.arange(longest + 1)
         return Rows(
-            layout.positions(),
+            positions,
             layout.num_history_tokens,
             layout.with_candidates,
             jagged,

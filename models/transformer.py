@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from models.architecture import Architecture
 from models.attention import attend, attend_from_candidates
-from models.fused import rms_norm, rotate_, swiglu
+from models.fused import rms_norm, swiglu
 from models.rows import Rows
 
 __all__ = ["Transformer", "rotary_table"]
@@ -49,25 +49,26 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
-        """(T, D) -> (T, D); `rotary_TE` is `rotary_table` of each token's position."""
+    def forward(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
+        """(T, D) -> (T, D); `rotary` is `rotary_table` of the rows' positions."""
         tokens = hidden_TD.shape[0]
         query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
-        mixed = attend(rotate_(query_key_value, rotary_TE, 2), rows)
+        mixed = attend(query_key_value, rows, rotary)
         return self.output(mixed.reshape(tokens, -1))
 
-    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (C, D): what `forward` gives for the candidates, without the rest."""
         tokens, width = hidden_TD.shape
         query_weight, key_value_weight = self.query_key_value.weight.split((width, 2 * width))
         in_candidates = slice(rows.num_history_tokens, None)
         query = functional.linear(hidden_TD[in_candidates], query_weight)
-        query = rotate_(
-            query.view(-1, 1, self.num_heads, width // self.num_heads), rotary_TE[in_candidates], 1
-        )
         key_value = functional.linear(hidden_TD, key_value_weight)
-        key_value = rotate_(key_value.view(tokens, 2, self.num_heads, -1), rotary_TE, 1)
-        mixed = attend_from_candidates(query.squeeze(1), key_value, rows)
+        mixed = attend_from_candidates(
+            query.view(-1, self.num_heads, width // self.num_heads),
+            key_value.view(tokens, 2, self.num_heads, -1),
+            rows,
+            rotary,
+        )
         return self.output(mixed.reshape(-1, width))
 
 
@@ -95,14 +96,14 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(architecture.width)
         self.feedforward = FeedForward(architecture)
 
-    def forward(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+    def forward(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), rows, rotary_TE)
+        hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), rows, rotary)
         return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD))
 
-    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary_TE: Tensor) -> Tensor:
+    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (C, D): the candidates' part of `forward`."""
-        mixed_CD = self.attention.of_candidates(self.attention_norm(hidden_TD), rows, rotary_TE)
+        mixed_CD = self.attention.of_candidates(self.attention_norm(hidden_TD), rows, rotary)
         hidden_CD = hidden_TD[rows.num_history_tokens :] + mixed_CD
         return hidden_CD + self.feedforward(self.feedforward_norm(hidden_CD))
 
@@ -123,12 +124,12 @@ class Transformer(nn.Module):
         Of all tokens (T, D) where rows are histories alone. Of the candidates (C, D) where there
         are any: nobody reads the histories' final states, so the last block leaves them out.
         """
-        rotary_TE = rotary_table(rows.positions, self.architecture.head_width)
+        rotary = rotary_table(rows.positions, self.architecture.head_width)
         *blocks, last = cast(Sequence[Block], self.blocks)
         for block in blocks:
-            hidden_TD = block(hidden_TD, rows, rotary_TE)
+            hidden_TD = block(hidden_TD, rows, rotary)
         final = last.of_candidates if rows.with_candidates else last
-        return self.final_norm(final(hidden_TD, rows, rotary_TE))
+        return self.final_norm(final(hidden_TD, rows, rotary))
 
 
 def init_linear(module: nn.Module) -> None:
@@ -142,7 +143,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 def rotary_table(positions: Tensor, head_width: int) -> Tensor:
-    """e^(i angle) of the rotary angles (RoFormer, equation 34) of positions (T,): (T, E/2)."""
+    """e^(i angle) of the rotary angles (RoFormer, equation 34) of positions (P,): (P, E/2)."""
     pair = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
     angles = positions[:, None].float() * ROTARY_BASE ** (-pair / head_width)
     return torch.polar(torch.ones_like(angles), angles)

@@ -30,6 +30,17 @@ def offsets(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
+def turned(packed: Tensor, positions: Tensor) -> Tensor:
+    """Each adjacent pair (a, b) of queries and keys turned by its position's angle, one by one."""
+    width = packed.shape[-1]
+    columns = []
+    for pair in range(width // 2):
+        angle = positions[:, None, None] * 10_000.0 ** (-2 * pair / width)
+        a, b = packed[:, :2, :, 2 * pair], packed[:, :2, :, 2 * pair + 1]
+        columns += [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()]
+    return torch.cat([torch.stack(columns, -1), packed[:, 2:]], dim=1)
+
+
 def random_rows(table_rows: Mapping[str, int], count: int) -> dict[str, Tensor]:
     return {name: torch.randint(1, num_rows, (count,)) for name, num_rows in table_rows.items()}
 

