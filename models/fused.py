@@ -21,11 +21,13 @@ from models.compiled import Array, arrays_of, in_threads
 __all__ = ["rms_norm", "rotate_", "swiglu"]
 
 
-def rms_norm(hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-    """Weight * x / sqrt(mean(x^2) + epsilon) over the last dimension, float32 in and out."""
-    if _is_for_cpu(hidden_TD) and hidden_TD.dtype == torch.float32:
-        return _RMSNormCPU.apply(hidden_TD, weight_D, epsilon)
-    return _RMSNorm.apply(hidden_TD, weight_D, epsilon)
+def rms_norm(
+    hidden_TD: Tensor, weight_D: Tensor, epsilon: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Weight * x / sqrt(mean(x^2) + epsilon) over the last dimension of float32, as `dtype`."""
+    if _is_for_cpu(hidden_TD) and dtype in (torch.float32, torch.bfloat16):
+        return _RMSNormCPU.apply(hidden_TD, weight_D, epsilon, dtype)
+    return _RMSNorm.apply(hidden_TD, weight_D, epsilon).to(dtype)
 
 
 def swiglu(gate_up_T2F: Tensor) -> Tensor:
@@ -49,23 +51,29 @@ def _is_for_cpu(tensor: Tensor) -> bool:
 
 class _RMSNormCPU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden_TD: Tensor, weight_D: Tensor, epsilon: float, dtype: torch.dtype
+    ) -> Tensor:
         hidden_TD = hidden_TD.contiguous()
-        out, inverse = torch.empty_like(hidden_TD), hidden_TD.new_empty(len(hidden_TD))
-        arrays = arrays_of(hidden_TD, weight_D, out, inverse)
-        fused_cpu.rms_norm(np.float32(epsilon), *arrays)
+        out = torch.empty_like(hidden_TD, dtype=dtype)
+        inverse = hidden_TD.new_empty(len(hidden_TD))
+        is_half = dtype == torch.bfloat16
+        function = fused_cpu.rms_norm_bfloat16 if is_half else fused_cpu.rms_norm
+        function(np.float32(epsilon), *arrays_of(hidden_TD, weight_D, out, inverse))
         ctx.save_for_backward(hidden_TD, weight_D, inverse)
         return out
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor, None]:
+    ) -> tuple[Tensor, Tensor, None, None]:
         hidden_TD, weight_D, inverse = ctx.saved_tensors
         by_hidden, by_weight = torch.empty_like(hidden_TD), torch.empty_like(weight_D)
         given = arrays_of(hidden_TD, weight_D, inverse, gradient.contiguous())
-        fused_cpu.rms_norm_backward(*given, *arrays_of(by_hidden, by_weight))
-        return by_hidden, by_weight, None
+        is_half = gradient.dtype == torch.bfloat16
+        function = fused_cpu.rms_norm_backward_bfloat16 if is_half else fused_cpu.rms_norm_backward
+        function(*given, *arrays_of(by_hidden, by_weight))
+        return by_hidden, by_weight, None, None
 
 
 class _SwiGLUCPU(torch.autograd.Function):

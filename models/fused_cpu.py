@@ -14,6 +14,8 @@ from models.compiled import EXP2_SERIES, LOG2E, Array, compiled
 __all__ = [
     "rms_norm",
     "rms_norm_backward",
+    "rms_norm_backward_bfloat16",
+    "rms_norm_bfloat16",
     "swiglu",
     "swiglu_backward",
     "swiglu_backward_bfloat16",
@@ -32,15 +34,20 @@ def rms_norm(
     epsilon: Any, hidden_TD: Array, weight_D: Array, out_TD: Array, inverse_T: Array
 ) -> None:
     """Fill out with weight * x * inverse, and inverse with 1 / sqrt(mean(x^2) + epsilon)."""
-    tokens, width = hidden_TD.shape
-    for t in range(tokens):
-        squares = _F(0)
-        for d in range(width):
-            squares += hidden_TD[t, d] * hidden_TD[t, d]
-        inverse = _ONE / np.sqrt(squares / _F(width) + epsilon)
-        inverse_T[t] = inverse
-        for d in range(width):
-            out_TD[t, d] = hidden_TD[t, d] * inverse * weight_D[d]
+    for t in range(hidden_TD.shape[0]):
+        inverse_T[t] = _norm(epsilon, hidden_TD[t], weight_D, out_TD[t])
+
+
+@compiled
+def _norm(epsilon: Any, row: Array, weight_D: Array, out: Array) -> Any:
+    """A token's; returns its inverse."""
+    squares = _F(0)
+    for d in range(row.size):
+        squares += row[d] * row[d]
+    inverse = _ONE / np.sqrt(squares / _F(row.size) + epsilon)
+    for d in range(row.size):
+        out[d] = row[d] * inverse * weight_D[d]
+    return inverse
 
 
 @compiled
@@ -52,20 +59,26 @@ def rms_norm_backward(
     by_hidden_TD: Array,
     by_weight_D: Array,
 ) -> None:
-    """Fill the gradients; with y = x * inverse: dx = inverse * (dy - y * mean(dy * y))."""
-    tokens, width = hidden_TD.shape
+    """Fill the gradients."""
     by_weight_D[:] = _F(0)
-    for t in range(tokens):
-        inverse = inverse_T[t]
-        product = _F(0)
-        for d in range(width):
-            product += gradient_TD[t, d] * weight_D[d] * hidden_TD[t, d]
-        mean = product * inverse * inverse / _F(width)
-        for d in range(width):
-            by_weight_D[d] += gradient_TD[t, d] * hidden_TD[t, d] * inverse
-            by_hidden_TD[t, d] = inverse * (
-                gradient_TD[t, d] * weight_D[d] - hidden_TD[t, d] * mean
-            )
+    for t in range(hidden_TD.shape[0]):
+        _norm_backward(
+            hidden_TD[t], weight_D, inverse_T[t], gradient_TD[t], by_hidden_TD[t], by_weight_D
+        )
+
+
+@compiled
+def _norm_backward(
+    row: Array, weight_D: Array, inverse: Any, by: Array, by_row: Array, by_weight_D: Array
+) -> None:
+    """A token's gradients; with y = x * inverse: dx = inverse * (dy - y * mean(dy * y))."""
+    product = _F(0)
+    for d in range(row.size):
+        product += by[d] * weight_D[d] * row[d]
+    mean = product * inverse * inverse / _F(row.size)
+    for d in range(row.size):
+        by_weight_D[d] += by[d] * row[d] * inverse
+        by_row[d] = inverse * (by[d] * weight_D[d] - row[d] * mean)
 
 
 @compiled
@@ -166,3 +179,32 @@ def swiglu_backward_bfloat16(gate_up_T2F: Array, gradient_TF: Array, by_gate_up_
             row.view(np.float32), by.view(np.float32), bits, sigmoid, by_row.view(np.float32)
         )
         _narrow(by_row, by_gate_up_T2F[t])
+
+
+@compiled
+def rms_norm_bfloat16(
+    epsilon: Any, hidden_TD: Array, weight_D: Array, out_TD: Array, inverse_T: Array
+) -> None:
+    """`rms_norm` of float32 whose result is bfloat16's bits as int16."""
+    bits = np.empty(hidden_TD.shape[1], np.int32)
+    for t in range(hidden_TD.shape[0]):
+        inverse_T[t] = _norm(epsilon, hidden_TD[t], weight_D, bits.view(np.float32))
+        _narrow(bits, out_TD[t])
+
+
+@compiled
+def rms_norm_backward_bfloat16(
+    hidden_TD: Array,
+    weight_D: Array,
+    inverse_T: Array,
+    gradient_TD: Array,
+    by_hidden_TD: Array,
+    by_weight_D: Array,
+) -> None:
+    """`rms_norm_backward` where the result, and so the gradient, was bfloat16's bits as int16."""
+    bits = np.empty(hidden_TD.shape[1], np.int32)
+    by = bits.view(np.float32)
+    by_weight_D[:] = _F(0)
+    for t in range(hidden_TD.shape[0]):
+        _widen(gradient_TD[t], bits)
+        _norm_backward(hidden_TD[t], weight_D, inverse_T[t], by, by_hidden_TD[t], by_weight_D)

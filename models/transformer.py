@@ -33,10 +33,16 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, hidden_TD: Tensor) -> Tensor:
-        """(T, D) -> (T, D), float32."""
+    def forward(self, hidden_TD: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(T, D) -> (T, D) of `dtype`."""
         with torch.autocast(hidden_TD.device.type, enabled=False):
-            return rms_norm(hidden_TD.float(), self.weight, NORM_EPSILON)
+            return rms_norm(hidden_TD.float(), self.weight, NORM_EPSILON, dtype)
+
+
+def _product_dtype(device: torch.device) -> torch.dtype:
+    """What linear layers take their inputs as; norms before them give it in the same pass."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 class Attention(nn.Module):
@@ -98,14 +104,18 @@ class Block(nn.Module):
 
     def forward(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        hidden_TD = hidden_TD + self.attention(self.attention_norm(hidden_TD), rows, rotary)
-        return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD))
+        dtype = _product_dtype(hidden_TD.device)
+        normed_TD = self.attention_norm(hidden_TD, dtype)
+        hidden_TD = hidden_TD + self.attention(normed_TD, rows, rotary)
+        return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD, dtype))
 
     def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (C, D): the candidates' part of `forward`."""
-        mixed_CD = self.attention.of_candidates(self.attention_norm(hidden_TD), rows, rotary)
+        dtype = _product_dtype(hidden_TD.device)
+        normed_TD = self.attention_norm(hidden_TD, dtype)
+        mixed_CD = self.attention.of_candidates(normed_TD, rows, rotary)
         hidden_CD = hidden_TD[rows.num_history_tokens :] + mixed_CD
-        return hidden_CD + self.feedforward(self.feedforward_norm(hidden_CD))
+        return hidden_CD + self.feedforward(self.feedforward_norm(hidden_CD, dtype))
 
 
 class Transformer(nn.Module):

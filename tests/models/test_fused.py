@@ -45,6 +45,22 @@ def test_rms_norm(tokens):
 
 
 @pytest.mark.usefixtures("way")
+def test_rms_norm_as_bfloat16_rounds_once():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(50, 16) * 3, torch.randn(16)
+    probe, found = torch.randn(50, 16).bfloat16(), []
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [value.clone().requires_grad_() for value in (hidden, weight)]
+        result = rms_norm(*given, 1e-5, dtype)
+        assert result.dtype == dtype
+        found.append((result, *torch.autograd.grad(result, given, probe.to(dtype))))
+    for half, single in zip(*found, strict=True):
+        torch.testing.assert_close(half.float(), single, rtol=ROUNDED_ONCE, atol=1e-5)
+    for half, single in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(half, single, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("way")
 def test_rms_norm_of_zeros_is_zero_and_has_a_gradient():
     hidden = torch.zeros(2, 4, requires_grad=True)
     normalized = rms_norm(hidden, torch.ones(4), 1e-5)
