@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import date
 
 import ibis
-from ibis.expr.types import StringValue, Table
+from ibis.expr.types import IntegerValue, StringValue, Table
 
 from pipeline.catalogue import features_on
 from pipeline.corrected import PartEvents
 from pipeline.encoding import known_row
 from pipeline.engine import Engine
 from pipeline.hashing import hash_key
+from pipeline.held_candidates import HeldCandidates
 from pipeline.negatives import Pool, draw_negatives
 from pipeline.requests import RequestSettings, counts_by_day, own_request_id, request_key
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings, context_features, item_features
@@ -46,7 +47,13 @@ class BasketRequests:
         """`events`: no times are known that could contradict theirs."""
         return PartEvents(others=events)
 
-    def heads(self, engine: Engine, events: PartEvents, part: int) -> Table:  # noqa: ARG002 (same)
+    def heads(
+        self,
+        engine: Engine,
+        events: PartEvents,
+        part: IntegerValue,  # noqa: ARG002 (same)
+        held: HeldCandidates | None,  # noqa: ARG002 (same)
+    ) -> Table:
         """Every basket, with the numbers that decide what is made of it."""
         chosen = events.of(self.settings.actions)
         chosen = chosen.filter(chosen.day.isin(list(self.days)))
@@ -70,10 +77,10 @@ class BasketRequests:
             num_negatives=ibis.least(asked, outside),
         )
 
-    def made(self, engine: Engine, heads: Table) -> Table:
+    def made(self, engine: Engine, heads: Table, held: HeldCandidates | None) -> Table:
         """Baskets with a known item and enough of a history, with their candidates in lists."""
         made = heads.filter(heads.long_enough, heads.known > 0)
-        lists = self._candidate_lists(engine, made)
+        lists = self._candidate_lists(engine, made, held)
         return made.inner_join(lists, "request_key")
 
     def to_count(self, heads: Table) -> Table:
@@ -106,8 +113,8 @@ class BasketRequests:
         items = items.inner_join(self.day_rows.select("day", "as_of", "known_item_id"), "day")
         return items.mutate(item_id=known_row(items.item_id, items.known_item_id))
 
-    def _candidate_lists(self, engine: Engine, made: Table) -> Table:
-        """request_key, and its candidates' features and labels as lists, in hash order.
+    def _candidate_lists(self, engine: Engine, made: Table, held: HeldCandidates | None) -> Table:
+        """request_key, and its candidates' features and labels as lists, or `held`, in hash order.
 
         The features of positives and negatives alike are the catalogue's: if positives had those
         of their own event, a feature that changes over time would tell the label.
@@ -128,7 +135,7 @@ class BasketRequests:
         lists[f"label_{self.task}"] = candidates.label.cast("int8")
         candidates = candidates.select("request_key", "place", **lists)
         keys, order = ["request_key"], ["place"]
-        return engine.sorted_lists("candidate_lists", candidates, keys, order, list(lists))
+        return engine.sorted_lists("candidate_lists", candidates, keys, order, list(lists), held)
 
 
 def _place(items: Table) -> StringValue:

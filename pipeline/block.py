@@ -71,8 +71,9 @@ def build_block(
         maker=maker,
         with_requests=bool(outputs.requests),
         with_open=bool(outputs.tails or outputs.increments),
+        final=outputs.final,
     )
-    built = RequestsMade(maker=maker, spans=users.build(engine, encoded))
+    built = RequestsMade(maker=maker, held=users.build(engine, encoded))
     publish_block(engine, made, outputs, known, vocabularies, catalogue, built)
 
 

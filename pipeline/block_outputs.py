@@ -190,7 +190,8 @@ def _publish_requests(
     built: RequestsMade,
 ) -> None:
     tasks, requests = list(made.tasks), engine.table("requests")
-    counts = count_requests(engine, requests, tasks)
+    held = built.held.candidates if built.held else None
+    counts = count_requests(engine, requests, tasks, held)
     left_out = built.maker.counts(engine.table("heads"))
     contents: dict[date, Contents] = {}
     stopped: list[DataCheckError] = []

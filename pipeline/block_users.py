@@ -6,17 +6,19 @@ Users are independent of each other, so parts of them are built side by side, on
 after the other where they do not fit into memory together.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import ibis
 import pyarrow as pa
-from ibis.expr.types import Table
+from ibis.expr.types import IntegerValue, Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.corrected import PartEvents
 from pipeline.engine import Engine
+from pipeline.held_candidates import HeldCandidates
 from pipeline.held_spans import HeldSpans
 from pipeline.histories import chunks_of, count_before, placed_events, spans_of
 from pipeline.prefetch import prefetched
@@ -32,7 +34,7 @@ from pipeline.sequences import (
 from pipeline.shown import ShownRequests
 from pipeline.user_states import next_states, past_events, past_sequences, read_states
 
-__all__ = ["BlockUsers", "Past", "RequestsMade", "add_requests", "all_spans"]
+__all__ = ["Asked", "BlockUsers", "Past", "RequestsMade", "add_requests", "all_spans"]
 
 Maker = ShownRequests | BasketRequests
 BATCHES_AHEAD = 2
@@ -59,19 +61,36 @@ class Past:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Where a part's requests come from, and where their candidates go."""
+
+    events: PartEvents
+    part: IntegerValue
+    held: HeldCandidates | None = None
+
+
+class Held(NamedTuple):
+    """What is in memory of the requests' lists."""
+
+    spans: HeldSpans
+    candidates: HeldCandidates
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestsMade:
     """What the tables `requests` and `heads` are from."""
 
     maker: Maker
-    spans: HeldSpans | None = None
-    """what fills in the requests' histories; None where they have them"""
+    held: Held | None = None
+    """what fills in the requests' lists; None where they have them"""
 
     def stream(self, engine: Engine, requests: Table) -> Generator[pa.RecordBatch]:
         """Some of the requests, whole, in the order of their files. To be closed."""
         batches = engine.stream(in_file_order(requests))
-        if self.spans:
+        if self.held:
             # Filled in by a thread of their own, while those before them are written.
-            yield from prefetched(self.spans.filled(batches), BATCHES_AHEAD)
+            filled = self.held.spans.filled(self.held.candidates.filled(batches))
+            yield from prefetched(filled, BATCHES_AHEAD)
         else:
             yield from batches
 
@@ -90,17 +109,19 @@ class BlockUsers:
     with_requests: bool
     with_open: bool
     """whether pieces that are still open are published too, as tails or increments"""
+    final: Mapping[str, Sequence[date]]
+    """task -> the days whose labels are final"""
 
-    def build(self, engine: Engine, encoded: Table) -> HeldSpans | None:
-        """Make the tables of the block; returns the spans that its requests' histories are in.
+    def build(self, engine: Engine, encoded: Table) -> Held | None:
+        """Make the tables of the block; returns what the lists of its requests are in.
 
-        None where requests have their histories already.
+        None where requests have their lists already.
         """
         engine.forget("pieces", "states", "heads", "requests")
         before = self._before(engine)
         held = self._held(engine, encoded, before)
 
-        def build(worker: Engine, part: int) -> None:
+        def build(worker: Engine, part: IntegerValue) -> None:
             of_part = before.filter(before.part == part) if before is not None else None
             self._build(worker, encoded.filter(encoded.part == part), of_part, part, held)
 
@@ -116,25 +137,33 @@ class BlockUsers:
         states = read_states(engine, self.made.root, features, self.before, self.num_parts)
         return engine.computed("before", states)
 
-    def _held(self, engine: Engine, encoded: Table, before: Table | None) -> HeldSpans | None:
-        """What will hold the spans, if they fit: an event is in two, with its time and features."""
+    def _held(self, engine: Engine, encoded: Table, before: Table | None) -> Held | None:
+        """What will hold the lists, if they fit: an event is in two spans."""
         if not self.with_requests:
             return None
-        names = item_features(self.made.features)
-        new = encoded.filter(encoded.action.isin(self.made.requests.history_actions))
-        (row,) = engine.rows_of(new.agg(new=new.count()))
+        requests, names = self.made.requests, item_features(self.made.features)
+        is_past = encoded.action.isin(requests.history_actions)
+        is_asked = encoded.action.isin(requests.actions)
+        (row,) = engine.rows_of(encoded.agg(past=is_past.sum(), asked=is_asked.sum()))
+        num_past = int(row["past"] or 0)
         if before is not None:
-            row |= engine.rows_of(before.agg(past=before.history_time.length().sum()))[0]
-        num_events = sum(int(number or 0) for number in row.values())
-        return HeldSpans(names) if engine.can_hold(2 * num_events * 8 * (1 + len(names))) else None
+            (earlier,) = engine.rows_of(before.agg(past=before.history_time.length().sum()))
+            num_past += int(earlier["past"] or 0)
+        num_candidates = int(row["asked"] or 0) * requests.candidates_per_event
+        # A time and rows; rows and labels.
+        num_bytes = 2 * num_past * 8 * (1 + len(names))
+        num_bytes += num_candidates * (8 * len(names) + len(self.final))
+        if not engine.can_hold(num_bytes):
+            return None
+        return Held(HeldSpans(names), HeldCandidates(names, self.final))
 
     def _build(
         self,
         engine: Engine,
         encoded: Table,
         states: Table | None,
-        part: int,
-        held: HeldSpans | None,
+        part: IntegerValue,
+        held: Held | None,
     ) -> None:
         """Add the part's rows."""
         requests = self.made.requests
@@ -149,9 +178,10 @@ class BlockUsers:
         engine.added("states", next_states(spans, opened, names, requests.max_history))
         if self.with_requests:
             past = Past(placed=placed, spans=spans)
-            add_requests(engine, self.made, self.maker, self.day_rows, past, events, part)
+            asked = Asked(events=events, part=part, held=held.candidates if held else None)
+            add_requests(engine, self.made, self.maker, self.day_rows, past, asked)
             if held:
-                held.add(engine.stream(spans.select("number", "event_time", *names)))
+                held.spans.add(engine.stream(spans.select("number", "event_time", *names)))
 
     def _sequences(
         self, engine: Engine, events: PartEvents, placed: Table, states: Table | None
@@ -174,7 +204,7 @@ def all_spans(
     made: Preparation,
     placed: Table,
     past: Table | None,
-    numbers: tuple[int, int] | None = None,
+    numbers: tuple[IntegerValue, int] | None = None,
 ) -> Table:
     """Spans of histories, of `placed` events and what was before them; evaluated.
 
@@ -195,16 +225,17 @@ def add_requests(
     maker: Maker,
     day_rows: Table,
     past: Past,
-    events: PartEvents,
-    part: int = 0,
+    asked: Asked,
 ) -> None:
-    """Add the requests that the maker finds in `events`, and their heads, to be counted."""
+    """Add the requests that the maker finds in the events, and their heads, to be counted."""
     tasks = list(made.tasks)
-    heads = engine.computed("part_heads", maker.heads(engine, events, part))
+    heads = maker.heads(engine, asked.events, asked.part, asked.held)
+    heads = engine.computed("part_heads", heads)
     measured = engine.computed("measured", past.measured(heads, made.requests.min_history))
     heads = heads.inner_join(measured, "request_key")
     engine.added("heads", maker.to_count(heads))
     finished = finished_requests(
-        maker.made(engine, heads), past.spans, day_rows, made.requests, made.features, tasks
+        *(maker.made(engine, heads, asked.held), past.spans, day_rows),
+        *(made.requests, made.features, tasks),
     )
     engine.added("requests", in_contract(finished, tasks, made.features))

@@ -14,7 +14,8 @@ import ibis
 import ibis.expr.datatypes as dt
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
-from ibis.expr.types import Table
+from ibis.expr.operations import Node
+from ibis.expr.types import IntegerValue, Table
 from ibis.util import gen_name
 
 __all__ = ["DuckDBConnection"]
@@ -22,17 +23,45 @@ __all__ = ["DuckDBConnection"]
 WITH_ZONE = dt.Timestamp(timezone="UTC", scale=6)
 
 
-class DuckDBConnection:
-    """One connection to a database in memory."""
+@ibis.udf.scalar.builtin
+def getvariable(variable: str) -> int:
+    """DuckDB's own function: the value of a variable of the connection."""
+    raise NotImplementedError
 
-    def __init__(self, backend: Backend) -> None:
+
+class DuckDBConnection:
+    """One connection to a database in memory.
+
+    Args:
+        schema: where it makes its tables; those of the database's own schema it sees too.
+        texts: SQL of expressions, which connections share that compute the same.
+    """
+
+    def __init__(
+        self, backend: Backend, schema: str = "main", texts: dict[Node, str] | None = None
+    ) -> None:
         self._backend = backend
+        self._session = {
+            "TimeZone": "SET TimeZone = 'UTC'",
+            "search_path": f"SET search_path = '{schema},main'",
+        }
+        self._texts = texts
 
     @contextmanager
-    def another(self) -> Generator["DuckDBConnection"]:
-        """To the same database, for another thread."""
-        with self._cursor() as cursor:
-            yield DuckDBConnection(ibis.duckdb.from_connection(cursor))
+    def another(
+        self, schema: str, texts: dict[Node, str] | None = None
+    ) -> Generator["DuckDBConnection"]:
+        """To the same database, for another thread; tables of the schema end with it."""
+        self.run(f"CREATE SCHEMA {schema}")
+        with self._backend.con.cursor() as cursor:
+            backend = ibis.duckdb.from_connection(cursor)
+            made = DuckDBConnection(backend, schema, texts)
+            for statement in made._session.values():
+                made.run(statement)
+            try:
+                yield made
+            finally:
+                made.run(f"DROP SCHEMA {schema} CASCADE")
 
     def run(self, sql: str) -> None:
         """Run a statement that returns nothing."""
@@ -48,9 +77,21 @@ class DuckDBConnection:
         self.run(f"CREATE VIEW {name} AS {query}")
         return self.table(name)
 
+    def variable(self, name: str, value: int) -> IntegerValue:
+        """A value for this connection's queries, whose text does not depend on what it is."""
+        self._session[name] = f"SET VARIABLE {name} = {value}"
+        self.run(self._session[name])
+        return getvariable(name)
+
     def compiled(self, table: Table) -> str:
         """SQL of the expression."""
-        return self._backend.compile(table)
+        if self._texts is None:
+            return self._backend.compile(table)
+        # Expressions are equal where they are built alike.
+        expression = table.op()
+        if expression not in self._texts:
+            self._texts[expression] = self._backend.compile(table)
+        return self._texts[expression]
 
     def query(self, table: Table) -> str:
         """SQL of the expression. DuckDB widens sums to 128 bits, Ibis says int64: keep to that."""
@@ -92,7 +133,8 @@ class DuckDBConnection:
 
     def rows_of(self, table: Table) -> list[dict[str, Any]]:
         """All rows, by way of Arrow."""
-        return self._backend.to_pyarrow(table).to_pylist()
+        rows = self._backend.con.sql(self.compiled(table)).to_arrow_table()
+        return rows.cast(table.schema().to_pyarrow()).to_pylist()
 
     def setting(self, name: str) -> str:
         """The value in force."""
@@ -123,7 +165,8 @@ class DuckDBConnection:
     @contextmanager
     def _cursor(self) -> Generator[duckdb.DuckDBPyConnection]:
         with self._backend.con.cursor() as cursor:
-            cursor.execute("SET TimeZone = 'UTC'")
+            for statement in self._session.values():
+                cursor.execute(statement)
             yield cursor
 
 

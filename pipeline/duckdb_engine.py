@@ -19,14 +19,16 @@ from typing import Any
 import duckdb
 import ibis
 import pyarrow as pa
-from ibis.expr.operations import Sort
-from ibis.expr.types import NumericValue, Table
+from ibis.expr.operations import Node, Sort
+from ibis.expr.types import IntegerValue, Table
 from ibis.util import gen_name
 
 from pipeline.duckdb_connection import DuckDBConnection
-from pipeline.engine import Engine, EngineSettings
+from pipeline.engine import Engine, EngineSettings, least_of
+from pipeline.held_candidates import HeldCandidates
 from pipeline.lists import listed_batches, listed_schema
-from pipeline.wide_sort import sorted_batches
+from pipeline.repeated_rows import repeated_groups
+from pipeline.wide_sort import bucket_bounds, sorted_batches
 
 __all__ = ["DuckDBEngine", "open_duckdb"]
 
@@ -41,10 +43,11 @@ LIST_SHARE = 0.25
 WIDE_ROWS = 1024
 # Share of the memory limit that a bucket, or what else is outside of DuckDB, may take on top of it.
 BUCKET_SHARE = 0.05
-# All are open at once.
-MAX_BUCKETS = 256
 # Python compiles queries for one at a time.
 MAX_WORKERS = 4
+# Share of the memory limit that DuckDB does not give back to the system before the end: to get it
+# again for every table took a tenth of the processor's time.
+KEPT_SHARE = 0.1
 # With fewer, another worker costs more in compiling than it saves.
 EVENTS_PER_WORKER = 200_000
 
@@ -62,6 +65,8 @@ def open_duckdb(work: Path, settings: EngineSettings) -> Generator["DuckDBEngine
             connection.run("SET preserve_insertion_order = false")
             if settings.memory_limit:
                 connection.run(f"SET memory_limit = '{settings.memory_limit}'")
+            kept = int(KEPT_SHARE * connection.memory_limit)
+            connection.run(f"SET block_allocator_memory = '{kept}B'")
             if settings.threads:
                 connection.run(f"SET threads = {settings.threads}")
             yield DuckDBEngine(connection, work, Lock())
@@ -74,20 +79,15 @@ class DuckDBEngine(Engine):
 
     Args:
         lock: guards the beginning of tables that several workers add to.
-        worker: what the names of its own tables begin with.
     """
 
     sql_errors = (duckdb.Error,)
     data_errors = (duckdb.Error,)
 
-    def __init__(
-        self, connection: DuckDBConnection, work: Path, lock: Lock, worker: str = ""
-    ) -> None:
+    def __init__(self, connection: DuckDBConnection, work: Path, lock: Lock) -> None:
         self._connection = connection
         self._work = work
         self._lock = lock
-        self._worker = worker
-        self._own: set[str] = set()
 
     def read_parquet(self, paths: Sequence[Path], filename: str | None = None) -> Table:
         """Scanned where they lie."""
@@ -101,17 +101,16 @@ class DuckDBEngine(Engine):
 
     def computed(self, name: str, table: Table) -> Table:
         """A table in memory, of this worker."""
-        self._own.add(name)
         query = self._connection.query(table)
-        self._connection.run(f"CREATE OR REPLACE TABLE {self._worker}{name} AS {query}")
+        self._connection.run(f"CREATE OR REPLACE TABLE {name} AS {query}")
         return self.table(name)
 
     def added(self, name: str, table: Table) -> None:
         """A table in memory, of all workers."""
         query = self._connection.query(table)
         with self._lock:
-            self._connection.run(f"CREATE TABLE IF NOT EXISTS {name} AS {query} LIMIT 0")
-        self._connection.run(f"INSERT INTO {name} BY NAME {query}")
+            self._connection.run(f"CREATE TABLE IF NOT EXISTS main.{name} AS {query} LIMIT 0")
+        self._connection.run(f"INSERT INTO main.{name} BY NAME {query}")
 
     def forget(self, *names: str) -> None:
         """Dropped."""
@@ -120,7 +119,7 @@ class DuckDBEngine(Engine):
 
     def table(self, name: str) -> Table:
         """The worker's own, if it has one of that name."""
-        return self._connection.table(self._worker + name if name in self._own else name)
+        return self._connection.table(name)
 
     def sorted_lists(
         self,
@@ -129,18 +128,32 @@ class DuckDBEngine(Engine):
         keys: Sequence[str],
         order: Sequence[str],
         names: Sequence[str],
+        held: HeldCandidates | None = None,
     ) -> Table:
         """Sorted by DuckDB, and made into lists as the rows stream by."""
-        self._own.add(name)
         rows = table.select(*dict.fromkeys([*keys, *order, *names]))
         types = rows.schema().to_pyarrow()
         schema = listed_schema(types, keys, names)
         sorted_rows = self._connection.batches(rows.order_by([*keys, *order]), LISTED_ROWS)
         lists = listed_batches((batch.cast(types) for batch in sorted_rows), schema, keys)
-        self._connection.create(
-            self._worker + name, pa.RecordBatchReader.from_batches(schema, lists)
-        )
+        if held:
+            lists = held.kept(lists)
+            schema = held.kept_schema(schema)
+        reader = pa.RecordBatchReader.from_batches(schema, lists)
+        self._connection.create(name, reader)
         return self.table(name)
+
+    def merged(self, name: str, table: Table, keys: Sequence[str]) -> Table:
+        """Only rows of groups in which some may be repeated are grouped."""
+        rows = self.computed(name, table)
+        hashed = rows.select(keys[0], hash=rows[keys[1]].hash())
+        groups = repeated_groups(lambda: self._connection.batches(hashed, LISTED_ROWS))
+        if not len(groups):
+            return rows
+        some = self.in_memory(pa.table({keys[0]: groups}))
+        merged = least_of(rows.semi_join(some, keys[0]), keys)
+        others = rows.anti_join(some, keys[0])
+        return self.computed(name, ibis.union(others, merged.select(others.columns)))
 
     def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
         """Computed as they are read, by a connection of their own."""
@@ -166,25 +179,26 @@ class DuckDBEngine(Engine):
         workers = min(self._num_workers, num_events // EVENTS_PER_WORKER)
         return max(1, math.ceil(needed)) * max(1, workers)
 
-    def each_part(self, num_parts: int, build: Callable[[Engine, int], None]) -> None:
+    def each_part(self, num_parts: int, build: Callable[[Engine, IntegerValue], None]) -> None:
         """As many at a time as there are workers; after an error no further part is begun."""
         num_workers = min(num_parts, self._num_workers)
         if num_workers == 1:
             super().each_part(num_parts, build)
             return
         free: SimpleQueue[DuckDBEngine] = SimpleQueue()
+        texts: dict[Node, str] = {}
 
         def build_one(part: int) -> None:
             worker = free.get()
             try:
-                build(worker, part)
+                build(worker, worker._connection.variable("part", part))
             finally:
                 free.put(worker)
 
         with ExitStack() as opened:
             opened.enter_context(self._connection.fewer_threads(num_workers - 1))
             for number in range(num_workers):
-                free.put(opened.enter_context(self._worker_of(f"of_{number}_")))
+                free.put(opened.enter_context(self._worker_of(f"users_{number}", texts)))
             pool = opened.enter_context(ThreadPoolExecutor(num_workers, "users"))
             try:
                 for done in as_completed([pool.submit(build_one, p) for p in range(num_parts)]):
@@ -199,14 +213,16 @@ class DuckDBEngine(Engine):
     @contextmanager
     def beside(self) -> Generator[Engine]:
         """By a connection of its own."""
-        with self._worker_of("beside_") as worker:
+        with self._worker_of("beside") as worker:
             yield worker
 
     @contextmanager
-    def _worker_of(self, prefix: str) -> Generator["DuckDBEngine"]:
-        """An engine on the same database, whose own tables begin with `prefix`."""
-        with self._connection.another() as connection:
-            yield DuckDBEngine(connection, self._work, self._lock, prefix)
+    def _worker_of(
+        self, name: str, texts: dict[Node, str] | None = None
+    ) -> Generator["DuckDBEngine"]:
+        """An engine on the same database, whose own tables have a schema of that name."""
+        with self._connection.another(name, texts) as connection:
+            yield DuckDBEngine(connection, self._work, self._lock)
 
     @property
     def _num_workers(self) -> int:
@@ -216,35 +232,11 @@ class DuckDBEngine(Engine):
         """Rows with lists, in order: where they are many, a bucket at a time."""
         keys = {f"sort_key_{number}": key.arg.to_expr() for number, key in enumerate(order.keys)}
         keyed = order.parent.to_expr().mutate(**keys)
-        bounds = self._bounds(keyed, list(keys))
+        most = BUCKET_SHARE * self._connection.memory_limit
+        bounds = bucket_bounds(self, keyed, list(keys), most)
         if not bounds:
             yield from self._connection.batches(order.to_expr(), STREAM_ROWS)
             return
         folder = self._work / gen_name("sorted")
         batches = self._connection.batches(keyed, WIDE_ROWS)
         yield from sorted_batches(batches, list(keys), bounds, folder, WIDE_ROWS)
-
-    def _bounds(self, keyed: Table, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Where buckets of equal size begin, but the first; none where one is enough."""
-        (counts,) = self.rows_of(keyed.agg(rows=keyed.count(), num_bytes=_num_bytes(keyed)))
-        num_buckets = (counts["num_bytes"] or 0) / (BUCKET_SHARE * self._connection.memory_limit)
-        if num_buckets <= 1:
-            return []
-        rows = math.ceil(counts["rows"] / min(math.ceil(num_buckets), MAX_BUCKETS))
-        order = [keyed[key] for key in keys]
-        placed = keyed.select(*keys, place=ibis.row_number().over(order_by=order))
-        placed = placed.filter(placed.place > 0, placed.place % rows == 0)
-        found = self.rows_of(placed.order_by("place"))
-        return [tuple(row[key] for key in keys) for row in found]
-
-
-def _num_bytes(table: Table) -> NumericValue:
-    """About how much memory the rows take."""
-    sizes: list[NumericValue] = []
-    for name, dtype in table.schema().items():
-        if dtype.is_array():
-            of_value = 24 if dtype.value_type.is_string() else 8
-            sizes.append((table[name].length() * of_value).sum())
-        else:
-            sizes.append(table.count() * 24)
-    return sum(sizes[1:], sizes[0])

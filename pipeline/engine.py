@@ -16,14 +16,15 @@ from typing import Any, ClassVar, Literal
 
 import ibis
 import pyarrow as pa
-from ibis.expr.types import Table
+from ibis.expr.types import IntegerValue, Table
 from pydantic import Field, model_validator
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.held_candidates import HeldCandidates
 from pipeline.partitions import file_paths, read_manifest, remove_unpublished
 from pipeline.settings import Settings
 
-__all__ = ["DUCKDB", "Engine", "EngineSettings", "open_engine", "read_published"]
+__all__ = ["DUCKDB", "Engine", "EngineSettings", "least_of", "open_engine", "read_published"]
 
 
 class EngineSettings(Settings):
@@ -91,12 +92,15 @@ class Engine(ABC):
         keys: Sequence[str],
         order: Sequence[str],
         names: Sequence[str],
+        held: HeldCandidates | None = None,
     ) -> Table:
         """Evaluate once, under `name`: a row for each of `keys`, with a list of each of `names`.
 
         Values stand in the order of the columns `order`, by which no two rows of the same keys are
-        equal. Keys have no nulls. Engines may have a faster way to the same.
+        equal. Keys have no nulls. Engines may have a faster way to the same. What is `held`, if the
+        engine can hold it, has the lists, and the rows only say where in it they are.
         """
+        assert held is None
         # Engines collect in any order, so structs are collected and sorted by their first fields.
         ordered_by = {f"order_{number}": table[column] for number, column in enumerate(order)}
         token = ibis.struct({**ordered_by, **{f"of_{name}": table[name] for name in names}})
@@ -104,6 +108,14 @@ class Engine(ABC):
         lists = lists.mutate(tokens=lists.tokens.sort())
         columns = {name: lists.tokens.map(lambda t, name=name: t[f"of_{name}"]) for name in names}
         return self.computed(name, lists.select(*keys, **columns))
+
+    def merged(self, name: str, table: Table, keys: Sequence[str]) -> Table:
+        """Evaluate once, under `name`: a row for each of `keys`, with the least of all else.
+
+        Keys are two, the first one a number, and have no nulls. Engines may have a faster way to
+        the same.
+        """
+        return self.computed(name, least_of(table, keys))
 
     @abstractmethod
     def stream(self, table: Table) -> Iterator[pa.RecordBatch]:
@@ -137,14 +149,21 @@ class Engine(ABC):
         """The engine, with what was computed so far, for use by another thread."""
         yield self
 
-    def each_part(self, num_parts: int, build: Callable[["Engine", int], None]) -> None:
+    def each_part(self, num_parts: int, build: Callable[["Engine", IntegerValue], None]) -> None:
         """Call `build(engine, part)` for every part; engines may build several at a time.
 
-        What a part adds to a table (`added`) is added to what other parts do; what else it
-        computes is its own, whatever the name.
+        `part` is the part's number as a value for expressions. What a part adds to a table
+        (`added`) is added to what other parts do; what else it computes is its own, whatever the
+        name.
         """
         for part in range(num_parts):
-            build(self, part)
+            build(self, ibis.literal(part))
+
+
+def least_of(table: Table, keys: Sequence[str]) -> Table:
+    """A row for each of `keys`, with the least of every other column."""
+    others = {name: table[name].min() for name in table.columns if name not in keys}
+    return table.group_by(*keys).agg(**others)
 
 
 def read_published(engine: Engine, folder: Path, schema: pa.Schema) -> Table:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.lists import placed_slices, repeated
 from pipeline.schema import UNKNOWN_ROW
 
 __all__ = ["HeldSpans"]
@@ -54,15 +55,13 @@ class HeldSpans:
     def _histories(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         starts = batch["history_start"].to_numpy()
         lengths = batch["history_end"].to_numpy() - starts
-        ends = np.cumsum(lengths)
-        places = np.repeat(self._first_events(batch["span"]) + starts - ends + lengths, lengths)
-        places += np.arange(len(places))
-        offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+        first = self._first_events(batch["span"])
+        offsets, places = placed_slices(first + starts, lengths)
         times = pa.array(self._values[TIME][places], pa.timestamp("us"))
         lists = {"history_time": pa.ListArray.from_arrays(offsets, times)}
         for name, known in _known(self._names).items():
             rows = self._values[name][places]
-            rows[rows >= _repeated(batch[known], lengths)] = UNKNOWN_ROW
+            rows[rows >= repeated(batch[known], lengths)] = UNKNOWN_ROW
             lists[f"history_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(rows))
         return lists
 
@@ -103,11 +102,3 @@ class HeldSpans:
 def _known(names: Sequence[str]) -> dict[str, str]:
     """Feature -> column with its number of rows when the request's day began."""
     return {name: f"known_{name}" for name in names}
-
-
-def _repeated(values: pa.Array, lengths: Int64Array) -> Int64Array | np.int64:
-    """Each value as often as its length says; one for all where they are equal, as in a day."""
-    numbers = values.to_numpy()
-    if len(numbers) and (numbers == numbers[0]).all():
-        return numbers[0]
-    return np.repeat(numbers, lengths)

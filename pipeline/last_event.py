@@ -20,7 +20,7 @@ from ibis.expr.types import Table
 
 from pipeline.baskets import BasketRequests
 from pipeline.block_outputs import BlockOutputs, publish_block
-from pipeline.block_users import Past, RequestsMade, add_requests, all_spans
+from pipeline.block_users import Asked, Past, RequestsMade, add_requests, all_spans
 from pipeline.catalogue import Catalogue, grow_catalogue
 from pipeline.corrected import PartEvents
 from pipeline.digests import code_version, texts_digest
@@ -210,4 +210,5 @@ def _build_users(
     placed = placed_events(before, made.requests.history_actions, names)
     placed = engine.computed("placed", placed)
     past = Past(placed=placed, spans=all_spans(engine, made, placed, None))
-    add_requests(engine, made, maker, maker.day_rows, past, PartEvents(others=last))
+    asked = Asked(events=PartEvents(others=last), part=ibis.literal(0))
+    add_requests(engine, made, maker, maker.day_rows, past, asked)

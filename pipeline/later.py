@@ -56,8 +56,10 @@ class LaterEvents:
         """Day -> request_ids_over_midnight: heads of the last day whose id comes again."""
         next_end = _midnight_after(self.last_day + timedelta(days=1))
         shown = self.shown.filter(self.events.event_time < next_end)
-        again = shown.select("user_id", given_id="request_id")
         heads = heads.filter(heads.day == self.last_day)
+        again = shown.select("user_id", given_id="request_id")
+        # Next to none of them; one text is compared in half the time of two.
+        again = again.semi_join(heads, "given_id")
         heads = heads.semi_join(again, ["user_id", "given_id"])
         sums = heads.group_by("day").agg(request_ids_over_midnight=heads.count())
         return counts_by_day(self.engine, sums)

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["listed_batches", "listed_schema"]
+__all__ = ["listed_batches", "listed_schema", "placed_slices", "repeated"]
+
+Int64Array = NDArray[np.int64]
 
 
 def listed_schema(rows: pa.Schema, keys: Sequence[str], names: Sequence[str]) -> pa.Schema:
@@ -43,7 +45,7 @@ def listed_batches(
         yield _listed(rest, np.array([0, rest.num_rows]), schema, keys)
 
 
-def _starts(rows: pa.RecordBatch, keys: Sequence[str]) -> NDArray[np.int64]:
+def _starts(rows: pa.RecordBatch, keys: Sequence[str]) -> Int64Array:
     """Where rows of other keys begin."""
     is_new = np.ones(rows.num_rows, dtype=np.bool_)
     is_new[1:] = False
@@ -55,7 +57,7 @@ def _starts(rows: pa.RecordBatch, keys: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _listed(
-    rows: pa.RecordBatch, starts: NDArray[np.int64], schema: pa.Schema, keys: Sequence[str]
+    rows: pa.RecordBatch, starts: Int64Array, schema: pa.Schema, keys: Sequence[str]
 ) -> pa.RecordBatch:
     """A row from each of `starts` to the next; the last one is the end."""
     first, offsets = pa.array(starts[:-1]), pa.array(starts, pa.int32())
@@ -67,3 +69,22 @@ def _listed(
             values = rows[field.name][: starts[-1]]
             columns.append(pa.ListArray.from_arrays(offsets, values, type=field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def placed_slices(starts: Int64Array, lengths: Int64Array) -> tuple[pa.Array, Int64Array]:
+    """(N + 1,) offsets of lists of these lengths, and (E,) the places of what they hold.
+
+    List i holds what is at `starts[i]` and the places after it.
+    """
+    ends = np.cumsum(lengths)
+    places = np.repeat(starts - ends + lengths, lengths)
+    places += np.arange(len(places))
+    return pa.array(np.concatenate([[0], ends]), pa.int32()), places
+
+
+def repeated(values: pa.Array, lengths: Int64Array) -> Int64Array | np.int64:
+    """Each value as often as its length says; one for all where they are equal, as in a day."""
+    numbers = values.to_numpy()
+    if len(numbers) and (numbers == numbers[0]).all():
+        return numbers[0]
+    return np.repeat(numbers, lengths)

@@ -50,7 +50,16 @@ STATE_CODE = (
 )
 REQUEST_CODE = (
     *STATE_CODE,
-    *("requests", "held_spans", "baskets", "negatives", "labels", "later", "tasks"),
+    *(
+        "requests",
+        "held_spans",
+        "held_candidates",
+        "baskets",
+        "negatives",
+        "labels",
+        "later",
+        "tasks",
+    ),
 )
 
 

@@ -12,13 +12,14 @@ from datetime import date
 from typing import Literal
 
 import ibis
-from ibis.expr.types import StringValue, Table
+from ibis.expr.types import IntegerValue, StringValue, Table
 from pydantic import Field, model_validator
 
 from pipeline.encoding import known_list, known_row
 from pipeline.engine import Engine
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_key
+from pipeline.held_candidates import HeldCandidates
 from pipeline.histories import last_events, last_slices
 from pipeline.negatives import NegativeKind
 from pipeline.schema import UNKNOWN_ROW, FeatureSettings, context_features, item_features
@@ -32,6 +33,7 @@ __all__ = [
     "finished_requests",
     "in_contract",
     "in_file_order",
+    "num_candidates",
     "own_request_id",
     "request_key",
 ]
@@ -80,6 +82,11 @@ class RequestSettings(Settings):
         return self
 
     @property
+    def candidates_per_event(self) -> int:
+        """Candidates that an event of `actions` makes at most."""
+        return 1 if self.candidates == "events" else 1 + self.negatives_per_positive
+
+    @property
     def max_positives(self) -> int:
         """Positives of a request at most, where negatives are drawn."""
         return self.max_candidates // (1 + self.negatives_per_positive)
@@ -118,26 +125,38 @@ def finished_requests(
 
     `heads` have the candidates' lists, num_before, the history events of these days before them,
     and num_past, those of earlier days; `spans` those events. Where spans are numbered, requests
-    say where their history lies, and `HeldSpans` fills it in.
+    say where their history and candidates lie, and `HeldSpans` and `HeldCandidates` fill them in.
     """
     names = item_features(features)
-    if "number" in spans.columns:
-        found, rows = last_slices(heads, spans, settings.max_history), ["candidate"]
-    else:
-        found, rows = last_events(heads, spans, [*names, TIME], settings.max_history), [*BOTH]
-        found = found.rename(history_time=f"history_{TIME}")
-    found = found.inner_join(day_rows.drop("as_of"), "day")
     known: dict[str, ibis.Value] = {}
-    for name in names:
-        for column in (f"{of}_{name}" for of in rows):
-            known[column] = known_list(found[column], found[f"known_{name}"])
+    if "number" in spans.columns:
+        found = last_slices(heads, spans, settings.max_history)
+        found = found.inner_join(day_rows.drop("as_of"), "day")
+        most = found.candidates_start + settings.max_candidates
+        known["candidates_end"] = ibis.least(found.candidates_end, most)
+    else:
+        found = last_events(heads, spans, [*names, TIME], settings.max_history)
+        found = found.rename(history_time=f"history_{TIME}")
+        found = found.inner_join(day_rows.drop("as_of"), "day")
+        known |= _known_lists(found, settings, names, tasks)
     for name in context_features(features):
         known[name] = known_row(found[name], found[f"known_{name}"])
+    return found.mutate(**known)
+
+
+def _known_lists(
+    found: Table, settings: RequestSettings, names: Sequence[str], tasks: Sequence[str]
+) -> dict[str, ibis.Value]:
+    """Lists with what was known, those of candidates as long as they may be."""
+    known: dict[str, ibis.Value] = {}
+    for name in names:
+        for column in (f"{of}_{name}" for of in BOTH):
+            known[column] = known_list(found[column], found[f"known_{name}"])
     for column in [*(f"candidate_{name}" for name in names), *(f"label_{t}" for t in tasks)]:
         values = known.get(column, found[column])
         is_short = values.length() <= settings.max_candidates
         known[column] = ibis.ifelse(is_short, values, values[: settings.max_candidates])
-    return found.mutate(**known)
+    return known
 
 
 def in_contract(
@@ -145,22 +164,23 @@ def in_contract(
 ) -> Table:
     """Requests in the contract's columns, with day and request_key.
 
-    In place of a history that is still to be filled in, what says where it lies.
+    In place of lists that are still to be filled in, what says where they lie.
     """
     names = item_features(features)
     if "span" in requests.columns:
-        history = ["span", "history_start", "history_end", *(f"known_{name}" for name in names)]
+        lists = ["span", "history_start", "history_end", *(f"known_{name}" for name in names)]
+        lists += ["candidates_start", "candidates_end"]
     else:
-        history = ["history_time", *(f"history_{name}" for name in names)]
+        lists = ["history_time", *(f"history_{name}" for name in names)]
+        lists += [f"candidate_{name}" for name in names]
+        lists += [f"label_{task}" for task in tasks]
     return requests.select(
         "day",
         "request_key",
         "request_id",
         "user_id",
         "request_time",
-        *history,
-        *(f"candidate_{name}" for name in names),
-        *(f"label_{task}" for task in tasks),
+        *lists,
         *context_features(features),
     )
 
@@ -170,29 +190,44 @@ def in_file_order(requests: Table) -> Table:
     return requests.order_by(["day", "request_key"])
 
 
+def num_candidates(requests: Table) -> IntegerValue:
+    """How many each has, in lists or held."""
+    if "candidates_start" in requests.columns:
+        return requests.candidates_end - requests.candidates_start
+    return requests.candidate_item_id.length()
+
+
 def count_requests(
-    engine: Engine, requests: Table, tasks: Sequence[str]
+    engine: Engine, requests: Table, tasks: Sequence[str], held: HeldCandidates | None
 ) -> dict[date, dict[str, int]]:
     """Day -> requests, candidates, history tokens, new candidates, labels.
 
     An item is new if it was not known when the day began: first seen on it, or too rare before.
     """
-    items, labels = requests.candidate_item_id, {t: requests[f"label_{t}"] for t in tasks}
-    if "span" in requests.columns:
-        num_before = requests.history_end - requests.history_start
+    columns = {"candidates": num_candidates(requests)}
+    if held:
+        columns["history_tokens"] = requests.history_end - requests.history_start
+        found = held.counts(engine.stream(requests))
     else:
-        num_before = requests.history_time.length()
-    columns = {
-        "candidates": items.length(),
-        "history_tokens": num_before,
-        "new_item_candidates": items.filter(lambda row: row == UNKNOWN_ROW).length(),
-    }
-    for task, label in labels.items():
-        columns[f"label_{task}_applies"] = label.filter(lambda value: value.notnull()).length()
-        columns[f"label_{task}_positives"] = label.filter(lambda value: value == 1).length()
+        columns["history_tokens"] = requests.history_time.length()
+        columns |= _in_candidates(requests, tasks)
+        found = {}
     measured = requests.select("day", **columns)
     sums = {name: measured[name].sum() for name in columns}
-    return counts_by_day(engine, measured.group_by("day").agg(requests=measured.count(), **sums))
+    sums = measured.group_by("day").agg(requests=measured.count(), **sums)
+    counts = counts_by_day(engine, sums)
+    return {day: {**of_day, **found.get(day, {})} for day, of_day in counts.items()}
+
+
+def _in_candidates(requests: Table, tasks: Sequence[str]) -> dict[str, IntegerValue]:
+    """What `HeldCandidates.counts` says of those it holds."""
+    items = requests.candidate_item_id
+    columns = {"new_item_candidates": items.filter(lambda row: row == UNKNOWN_ROW).length()}
+    for task in tasks:
+        label = requests[f"label_{task}"]
+        columns[f"label_{task}_applies"] = label.filter(lambda value: value.notnull()).length()
+        columns[f"label_{task}_positives"] = label.filter(lambda value: value == 1).length()
+    return columns
 
 
 def counts_by_day(engine: Engine, sums: Table) -> dict[date, dict[str, int]]:

@@ -48,7 +48,7 @@ INTERNAL_NAMES = (
     *("as_of", "known", "unknown", "num_items", "num_positives", "num_asked", "num_negatives"),
     *("place", "recent", "until", "is_last", "user_key", "in_validation"),
 )
-INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_", "span_")
+INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_", "span_", "candidates_")
 
 
 class FeatureSettings(Settings):

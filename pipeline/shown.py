@@ -11,14 +11,21 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import ibis
-from ibis.expr.types import Table
+from ibis.expr.types import IntegerValue, Table
 
 from pipeline.corrected import NEVER, PartEvents, corrected_times
 from pipeline.engine import Engine
+from pipeline.held_candidates import HeldCandidates
 from pipeline.histories import tie
 from pipeline.labels import KEYS, count_unmatched, find_labels, only_final, with_labels
 from pipeline.later import ACTION, LaterEvents
-from pipeline.requests import RequestSettings, counts_by_day, own_request_id, request_key
+from pipeline.requests import (
+    RequestSettings,
+    counts_by_day,
+    num_candidates,
+    own_request_id,
+    request_key,
+)
 from pipeline.schema import FeatureSettings, context_features, item_features
 from pipeline.tasks import TaskSettings
 
@@ -57,8 +64,10 @@ class ShownRequests:
         shown = events.filter(is_shown).mutate(corrected=NEVER)
         return PartEvents(others=others, shown=shown, shown_actions=self.settings.actions)
 
-    def heads(self, engine: Engine, events: PartEvents, part: int) -> Table:
-        """Every request with its candidates and labels in lists; `events` are corrected."""
+    def heads(
+        self, engine: Engine, events: PartEvents, part: IntegerValue, held: HeldCandidates | None
+    ) -> Table:
+        """Every request with its candidates and labels, in lists or `held`."""
         shown = events.of(self.settings.actions)
         shown = shown.filter(shown.day.isin(list(self.days)))
         asked = engine.table("asked")
@@ -72,33 +81,38 @@ class ShownRequests:
         labels = find_labels(engine, requests, candidates, actions, self.tasks)
         self.found.append(count_unmatched(engine, labels, self.tasks, self.days))
         self.found.append(self._count_corrected(engine, events.others))
-        lists = self._lists(engine, with_labels(candidates, labels, self.tasks))
+        lists = self._lists(engine, with_labels(candidates, labels, self.tasks), held)
         named = requests.mutate(request_id=requests.own_id, request_time=requests.first_time)
         named = named.mutate(request_key=request_key(named, self.settings.seed))
         heads = named.inner_join(lists, "number").left_join(_shown_again(requests, asked), "number")
         heads = heads.mutate(goes_on=heads.goes_on.fill_null(0)).drop("number_right", "number")
-        return only_final(heads, self.tasks, self.final)
+        return heads if held else only_final(heads, self.tasks, self.final)
 
-    def made(self, engine: Engine, heads: Table) -> Table:  # noqa: ARG002 (as other requests)
+    def made(
+        self,
+        engine: Engine,  # noqa: ARG002 (as other requests)
+        heads: Table,
+        held: HeldCandidates | None,  # noqa: ARG002 (same)
+    ) -> Table:
         """Every request that has enough of a history."""
         return heads.filter(heads.long_enough)
 
     def to_count(self, heads: Table) -> Table:
         """What `counts` needs of the heads."""
-        num_candidates = heads.candidate_item_id.length()
         columns = ["day", "user_id", "request_id", "given_id", "long_enough", "num_events"]
-        return heads.select(*columns, "goes_on", num_candidates=num_candidates)
+        return heads.select(*columns, "goes_on", num_candidates=num_candidates(heads))
 
     def counts(self, heads: Table) -> dict[date, dict[str, int]]:
         """Day -> what was left out of its requests, or was odd; `heads` are all users'."""
-        several = heads.user_id.count().over(group_by=["day", "request_id"]) > 1
-        heads = heads.mutate(several=several.cast("int64"))
         cut = ibis.greatest(heads.num_candidates - self.settings.max_candidates, 0)
+        ids = heads.group_by("day", "request_id").agg(users=heads.count())
+        several = ids.group_by("day").agg(several=ids.users.sum(where=ids.users > 1))
+        heads = heads.inner_join(several, "day")
         sums = heads.group_by("day").agg(
             with_short_history=(~heads.long_enough).sum(),
             cut_candidates=cut.sum(),
             repeated_candidates=(heads.num_events - heads.num_candidates).sum(),
-            request_ids_of_several_users=heads.several.sum(),
+            request_ids_of_several_users=heads.several.max(),
             request_ids_over_midnight=heads.goes_on.sum(),
         )
         counts = [counts_by_day(self.engine, sums), self.later.count_going_on(heads), *self.found]
@@ -124,18 +138,17 @@ class ShownRequests:
         """
         shown = shown.mutate(own_id=own_request_id(shown))
         shown = shown.inner_join(requests.select(*REQUEST, "number"), REQUEST)
-        names = ["event_time", *item_features(self.features)]
-        candidates = shown.group_by(*KEYS).agg(**{name: shown[name].min() for name in names})
-        return engine.computed("candidates", candidates)
+        columns = [*KEYS, "event_time", *item_features(self.features)]
+        return engine.merged("candidates", shown.select(*columns), KEYS)
 
-    def _lists(self, engine: Engine, labelled: Table) -> Table:
-        """One row a request: number, and its candidates in lists."""
+    def _lists(self, engine: Engine, labelled: Table, held: HeldCandidates | None) -> Table:
+        """One row a request: number, and its candidates in lists, or where they are held."""
         names = item_features(self.features)
         labelled = labelled.mutate(tie=tie(labelled, names))
         labelled = labelled.rename({f"candidate_{name}": name for name in names})
         lists = [*(f"candidate_{name}" for name in names), *(f"label_{t}" for t in self.tasks)]
         return engine.sorted_lists(
-            "candidate_lists", labelled, ["number"], ["tie", "raw_item"], lists
+            "candidate_lists", labelled, ["number"], ["tie", "raw_item"], lists, held
         )
 
     def _count_corrected(self, engine: Engine, events: Table) -> dict[date, dict[str, int]]:

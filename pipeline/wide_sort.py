@@ -4,19 +4,55 @@ For `duckdb_engine`: to merge sorted runs an engine holds a few thousand rows of
 than its memory where a row is a history of a hundred events. Here one bucket is held at a time.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pyarrow as pa
+from ibis.expr.types import NumericValue, Table
 from numpy.typing import NDArray
 
-__all__ = ["sorted_batches"]
+from pipeline.engine import Engine
+
+__all__ = ["bucket_bounds", "sorted_batches"]
+
+# All are open at once.
+MAX_BUCKETS = 256
 
 Key = tuple[Any, ...]
+
+
+def bucket_bounds(
+    engine: Engine, rows: Table, keys: Sequence[str], bucket_bytes: float
+) -> list[Key]:
+    """Where buckets of about that size begin, but the first; none where one is enough."""
+    (counts,) = engine.rows_of(rows.agg(rows=rows.count(), num_bytes=_num_bytes(rows)))
+    num_buckets = (counts["num_bytes"] or 0) / bucket_bytes
+    if num_buckets <= 1:
+        return []
+    size = math.ceil(counts["rows"] / min(math.ceil(num_buckets), MAX_BUCKETS))
+    order = [rows[key] for key in keys]
+    placed = rows.select(*keys, place=ibis.row_number().over(order_by=order))
+    placed = placed.filter(placed.place > 0, placed.place % size == 0)
+    found = engine.rows_of(placed.order_by("place"))
+    return [tuple(row[key] for key in keys) for row in found]
+
+
+def _num_bytes(table: Table) -> NumericValue:
+    """About how much memory the rows take."""
+    sizes: list[NumericValue] = []
+    for name, dtype in table.schema().items():
+        if dtype.is_array():
+            of_value = 24 if dtype.value_type.is_string() else 8
+            sizes.append((table[name].length() * of_value).sum())
+        else:
+            sizes.append(table.count() * 24)
+    return sum(sizes[1:], sizes[0])
 
 
 def sorted_batches(

@@ -5,6 +5,7 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ibis.backends.duckdb import Backend
 from pydantic import ValidationError
 
 from pipeline import duckdb_engine
@@ -138,13 +139,15 @@ def test_parts_are_built_side_by_side_each_with_tables_of_its_own(tmp_path):
     both = threading.Barrier(2, timeout=60)
 
     def build(worker, part):
-        of_part = numbers.filter(numbers.x % 5 == part)
-        own = worker.computed("own", of_part)
-        if part < 2:
+        ((number,),) = (row.values() for row in worker.rows_of(part.name("part").as_table()))
+        own = worker.computed("own", numbers.filter(numbers.x % 5 == part))
+        if number < 2:
             both.wait()
         assert setting(worker, "threads") == "1"
         worker.added("every", worker.table("own").mutate(part=part))
-        assert {row["x"] % 5 for row in worker.rows_of(own)} == {part}
+        assert {row["x"] % 5 for row in worker.rows_of(own)} == {number}
+        streamed = worker.stream(numbers.filter(numbers.x % 5 == part))
+        assert sum(batch.num_rows for batch in streamed) == 10
 
     with open_engine(tmp_path, EngineSettings(threads=2)) as engine:
         numbers = engine.computed("numbers", engine.in_memory(pa.table({"x": list(range(50))})))
@@ -154,6 +157,32 @@ def test_parts_are_built_side_by_side_each_with_tables_of_its_own(tmp_path):
         assert sorted((row["part"], row["x"]) for row in rows) == [
             (part, x) for part in range(5) for x in range(part, 50, 5)
         ]
+        tables = engine._connection._backend.con.sql("SELECT table_name FROM duckdb_tables()")
+        assert ("own",) not in tables.fetchall()
+
+
+def test_parts_share_the_text_of_their_queries_not_the_tables(tmp_path, monkeypatch):
+    compiled = []
+    compile_one = Backend.compile
+
+    def counted(backend, expression, **options):
+        compiled.append(expression.op())
+        return compile_one(backend, expression, **options)
+
+    def build(worker, part):
+        numbers = engine.table("numbers")
+        own = worker.computed("own", numbers.filter(numbers.x % 4 == part))
+        worker.added("sums", own.agg(sum=own.x.sum()))
+
+    with open_engine(tmp_path, EngineSettings(threads=2)) as engine:
+        engine.computed("numbers", engine.in_memory(pa.table({"x": list(range(8))})))
+        monkeypatch.setattr(Backend, "compile", counted)
+        engine.each_part(4, build)
+        # Both workers may come to a query at the same time, but not to it a second time.
+        assert len(set(compiled)) == 2
+        assert len(compiled) <= 4
+        rows = engine.rows_of(engine.table("sums").order_by("sum"))
+        assert [row["sum"] for row in rows] == [4, 6, 8, 10]
 
 
 def test_after_an_error_in_one_part_no_other_is_begun(tmp_path):
