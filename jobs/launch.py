@@ -4,32 +4,29 @@ Progress comes from the stage's progress.json, so that any scheduler with a shar
 be watched; the stage's own output stays in the scheduler's logs, and what it failed with is told.
 """
 
-import json
-import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState, AppStatus, make_app_handle
-from tqdm import tqdm
 
 from jobs import components
-from pipeline import errors
+from jobs.reasons import reason_of
+from jobs.stage_progress import progress_of, read_progress
 from pipeline.errors import StageError
 
-__all__ = ["Submission", "find_job", "reason_of", "run_stage", "submit", "watch"]
+__all__ = ["Submission", "find_job", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
 # Slurm's accounting hears of a job some time after its submission.
 _UNHEARD_OF_S = 60.0
-_LAST_LINES = 40
 # Whose jobs only the process knows that submitted them.
 _FORGETFUL = ("local_cwd",)
 
@@ -64,7 +61,11 @@ class Submission:
 
 
 def submit(runner: Runner, asked: Submission) -> str:
-    """Hand a stage to its scheduler; returns the handle."""
+    """Hand a stage to its scheduler; returns the handle.
+
+    Raises:
+        StageError: it was not taken.
+    """
     arguments: dict[str, Any] = {"image": asked.image}
     if asked.verb != "prepare":
         arguments["j"] = f"{asked.nodes}x{asked.processes}"
@@ -88,7 +89,10 @@ def submit(runner: Runner, asked: Submission) -> str:
         for role in app.roles if asked.name else ():
             # There the roles' names are the jobs' names, and the app's is lost.
             role.name = f"{role.name}-{asked.name}"
-    return runner.run(app, asked.scheduler, options)
+    try:
+        return runner.run(app, asked.scheduler, options)
+    except subprocess.CalledProcessError as error:
+        raise StageError(f"{asked.scheduler} did not take {asked.title}: {error}") from None
 
 
 def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str | None:
@@ -132,18 +136,21 @@ def watch(
     asked: Submission,
     *,
     timeout_s: float | None = None,
+    interrupted: Event | None = None,
 ) -> AppState:
     """Wait for a stage's end and show how it gets on; UNKNOWN if the scheduler does not know it.
 
     Raises:
         StageError: it took longer than `timeout_s`, and was cancelled.
+        KeyboardInterrupt: `interrupted` was set, as signals reach the main thread alone.
     """
-    show = _Bar(asked.title) if sys.stderr.isatty() else _Lines(asked.title)
-    last, started_s = _read(asked.progress), time.monotonic()
+    interrupted = interrupted or Event()
+    show = progress_of(asked.title)
+    last, started_s = read_progress(asked.progress), time.monotonic()
     heard_of_s = started_s
     while True:
         status = _status(runner, handle)
-        now = _read(asked.progress)
+        now = read_progress(asked.progress)
         if now is not None and now != last:
             show(now["step"], now["total_steps"], now["note"])
             last = now
@@ -156,7 +163,8 @@ def watch(
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
             runner.cancel(handle)
             raise StageError(f"{asked.title} was cancelled: it took more than {timeout_s:.0f} s")
-        time.sleep(_POLL_S)
+        if interrupted.wait(_POLL_S):
+            raise KeyboardInterrupt
 
 
 def _status(runner: Runner, handle: str) -> AppStatus | None:
@@ -189,54 +197,3 @@ def run_stage(runner: Runner, asked: Submission) -> float:
     if state != AppState.SUCCEEDED:
         raise StageError(f"{asked.title} ended {state.name}: {reason_of(asked.log_folder)}")
     return time.monotonic() - started_s
-
-
-def reason_of(log_folder: Path) -> str:
-    """The error that a rank ended with, or, where there is none, the end of the output."""
-    found = (*log_folder.rglob("stderr.log"), *log_folder.glob("slurm-*.err"))
-    logs = sorted(found, key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return f"it wrote nothing under {log_folder}; look at the scheduler's logs"
-    lines = logs[-1].read_text(errors="replace").splitlines()
-    named = "|".join(errors.__all__)
-    # One of ours, or where there is none the last line of a traceback.
-    ours = (re.search(rf"(?:^|[:\s])((?:{named}): .*)", line) for line in lines)
-    others = (re.match(r"\s*([\w.]+(?:Error|Exception)\b.*)", line) for line in reversed(lines))
-    found = next(filter(None, ours), None) or next(filter(None, others), None)
-    if found:
-        return f"{found.group(1)}\nIts output is in {logs[-1]}"
-    return "\n".join([f"the end of {logs[-1]}:", *lines[-_LAST_LINES:]])
-
-
-def _read(progress: Path | None) -> dict[str, Any] | None:
-    if progress is None or not progress.exists():
-        return None
-    return json.loads(progress.read_text())
-
-
-class _Bar:
-    """A bar on a terminal."""
-
-    def __init__(self, title: str) -> None:
-        self._bar: tqdm[Any] = tqdm(desc=f"  {title}", total=0, unit="step", dynamic_ncols=True)
-
-    def __call__(self, step: int, total: int, note: str) -> None:
-        self._bar.total, self._bar.n = total, step
-        self._bar.set_postfix_str(note)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class _Lines:
-    """A line every ten seconds in a log."""
-
-    def __init__(self, title: str) -> None:
-        self._title, self._next_s = title, 0.0
-
-    def __call__(self, step: int, total: int, note: str) -> None:
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + 10
-            print(f"  {self._title}: {step} of {total}, {note}", flush=True)
-
-    def close(self) -> None: ...

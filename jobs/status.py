@@ -88,11 +88,14 @@ def status_lines(
     yield ""
     yield from _grid(days, list(latest.values()), now)
     yield ""
+    for day in days[:-1]:
+        if day.note and day.state in ("failed", "rejected"):
+            yield f"{day.day}: {_state(day)}: {_first_line(day.note)}"
     yield from _details(days[-1], [r for r in latest.values() if r.key.day == days[-1].day], now)
 
 
 def _grid(days: Sequence[DayRecord], records: Sequence[Record], now: datetime) -> Iterator[str]:
-    """A line a day: its state, and how each stage's latest attempt ended."""
+    """A line a day: its state, and how each stage's latest attempt ended; #2: the second."""
     rows = [["day", "state", *_ORDER]]
     for day in days:
         of_day = [record for record in records if record.key.day == day.day]
@@ -108,12 +111,13 @@ def _state(day: DayRecord) -> str:
 
 
 def _cell(records: Sequence[Record], now: datetime) -> str:
-    """Of all tasks together: the worst state, and the seconds of all."""
+    """Of all tasks together: the worst state, the seconds of all, and which attempt that was."""
     if not records:
         return "-"
     order = ("failed", "rejected", "lost", "cancelled", "running", "submitted", "succeeded")
     worst = min((record.state for record in records), key=order.index)
-    return f"{_MARKS[worst]} {_seconds(records, now)}"
+    attempts = max(record.attempt for record in records)
+    return f"{_MARKS[worst]} {_seconds(records, now)}{f' #{attempts}' if attempts > 1 else ''}"
 
 
 def _seconds(records: Sequence[Record], now: datetime) -> str:
@@ -129,11 +133,14 @@ def _details(day: DayRecord, records: Sequence[Record], now: datetime) -> Iterat
     for record in sorted(records, key=lambda r: (_ORDER.index(r.key.stage), r.key.task)):
         name = f"{record.key.stage}{f' ({record.key.task})' if record.key.task else ''}"
         figures = [text.format(record.facts[n]) for n, text in _FIGURES.items() if _has(record, n)]
-        error = record.error.partition("\n")[0]
-        what = error or ", ".join(figures + _judged_on(record))
+        what = _first_line(record.error) or ", ".join(figures + _judged_on(record))
         attempt = f"attempt {record.attempt}" if record.attempt > 1 else ""
         seconds = _seconds([record], now)
         yield f"  {name:<14} {_MARKS[record.state]:<9} {seconds:>6}  {attempt:<10} {what}".rstrip()
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _judged_on(record: Record) -> list[str]:

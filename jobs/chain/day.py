@@ -8,12 +8,15 @@ at all. A day that was rejected is left out of what later days learn from.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+from torchx.schedulers.local_scheduler import SignalException
+
+from jobs.chain.failures import UNFIT, StageFailedError
 from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
 from jobs.chain.inputs import source_folder
 from jobs.chain.plan import DayPlan
@@ -26,13 +29,15 @@ from jobs.chain.published import (
 from jobs.chain.retention import remove_old
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
-from jobs.chain.stages import UNFIT, StageFailedError, Stages
+from jobs.chain.stages import Stages
 from jobs.chain.version import program_version
 from jobs.ledger.records import StageKey
 from jobs.monitoring.facts import StageFacts
 from pipeline.errors import RejectedError, WaitingError
 
 __all__ = ["Day"]
+
+T = TypeVar("T")
 
 # Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
 _USUAL_DAYS = 7
@@ -74,14 +79,11 @@ class Day:
 
     def _run(self) -> Published:
         self._prepare()
-        for task in self.plan.tasks:
-            self._test(task)
+        self._side_by_side(self._test)
         self.stages.run(self.plan.pretrain())
         self.stages.run(self.plan.export())
         self._check_tables()
-        with ThreadPoolExecutor(self.plan.settings.daily.parallel_tasks) as pool:
-            new = [task for task, is_new in pool.map(self._rank, self.plan.tasks) if is_new]
-        return self._publish(new)
+        return self._publish([task for task in self._side_by_side(self._rank) if task])
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""
@@ -139,12 +141,21 @@ class Day:
         records = (ledger.latest(StageKey(d, "test", task)) for d in good)
         return [r.facts["auc"] for r in records if r is not None and r.facts.get("auc") is not None]
 
-    def _rank(self, task: str) -> tuple[str, bool]:
-        """Train and judge one task; whether there was anything to learn from."""
+    def _side_by_side(self, work: Callable[[str], T]) -> list[T]:
+        """Do it for each task; where one fails, the others come to their end first."""
+        with ThreadPoolExecutor(self.plan.settings.daily.parallel_tasks) as pool:
+            try:
+                return [done.result() for done in [pool.submit(work, t) for t in self.plan.tasks]]
+            except (KeyboardInterrupt, SignalException):
+                self.stages.interrupted.set()
+                raise
+
+    def _rank(self, task: str) -> str | None:
+        """Train and judge one task, and return it; None: there was nothing to learn from."""
         job = self.plan.rank(task)
         if job is None:
             print(f"{self.plan.day} rank ({task}): no new final days; the ranker stays", flush=True)
-            return task, False
+            return None
         self.stages.run(job)
         judged = self.plan.gate(task)
         judged.say(f"scores requests of {self._scored(task)}")
@@ -153,7 +164,7 @@ class Day:
         published = models[0] if len(models) > 1 else None
         gates = model_gates(models[-1], published, self.plan.settings.daily.gates)
         self._check(task, judged, list(gates))
-        return task, True
+        return task
 
     def _scored(self, task: str) -> str:
         left_out = ", ".join(map(str, self.plan.left_out_days(task)))

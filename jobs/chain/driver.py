@@ -6,7 +6,6 @@
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -115,8 +114,9 @@ def ledger_of(settings: JobSettings) -> Ledger:
 
 def ended_by(main: Callable[[], None]) -> None:
     """Run a command; exit with the code that means what it ended with, after one clear line."""
-    # The way out by Ctrl-C is the way out by a scheduler's TERM.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    # The way out by Ctrl-C is the way out by a scheduler's TERM, also where a shell that started
+    # this in the background has SIGINT ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except FrostrankError as error:

@@ -4,7 +4,7 @@ Those that are not at work yet never will be: they find another attempt admitted
 """
 
 import fcntl
-import time
+from threading import Event
 
 from jobs.chain.stage_job import Job
 from jobs.claims import is_claimed
@@ -14,14 +14,19 @@ __all__ = ["wait_for_orphans"]
 _POLL_S = 0.5
 
 
-def wait_for_orphans(job: Job) -> None:
-    """Return when nobody holds what the job is about to claim."""
+def wait_for_orphans(job: Job, interrupted: Event) -> None:
+    """Return when nobody holds what the job is about to claim.
+
+    Raises:
+        KeyboardInterrupt: `interrupted` was set, as signals reach the main thread alone.
+    """
     told = False
     while is_claimed(job.claimed) or _is_preparing(job):
         if not told:
             job.say("processes of an earlier run are still at work there; waiting for them")
             told = True
-        time.sleep(_POLL_S)
+        if interrupted.wait(_POLL_S):
+            raise KeyboardInterrupt
 
 
 def _is_preparing(job: Job) -> bool:

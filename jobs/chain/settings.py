@@ -92,7 +92,7 @@ class DailySettings(Settings):
     ledger: str = ""
     # A driver that is killed on another machine keeps the others out for so long.
     lease_seconds: float = Field(default=60.0, gt=0)
-    # How many tasks are ranked side by side.
+    # How many tasks are tested, then ranked and judged, side by side.
     parallel_tasks: int = Field(default=1, ge=1)
     # Checkpoints, exports and rankers of so many of the latest days are kept; what is published,
     # and what could be gone back to, always is.

@@ -10,53 +10,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Event, Lock
+from typing import Any, cast
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppState
 
+from jobs.chain.failures import FOR_GOOD, UNFIT, StageFailedError
 from jobs.chain.orphans import wait_for_orphans
+from jobs.chain.settings import Submitted
 from jobs.chain.stage_facts import facts_of, measured
 from jobs.chain.stage_job import Job
 from jobs.chain.version import program_version
 from jobs.claims import admit
-from jobs.launch import Submission, find_job, reason_of, submit, watch
+from jobs.launch import Submission, find_job, submit, watch
 from jobs.ledger.leases import Lease
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import EndState, Record, Stage
 from jobs.monitoring.facts import StageFacts
 from jobs.monitoring.push import publish_metrics
+from jobs.reasons import reason_of
 from jobs.runs import differences
 from jobs.settings import JobSettings
 from pipeline.errors import LedgerError, StageError
 
-__all__ = ["UNFIT", "StageFailedError", "Stages"]
+__all__ = ["Stages"]
 
-UNFIT = ("DataCheckError", "SetAsideError")
-"""What a day's data ends with when a threshold stops it"""
-
-# What another attempt would meet again.
-_FOR_GOOD = (
-    *UNFIT,
-    *("ConfigError", "DataError", "SchemaError"),
-    *("MissingDayError", "HalfWrittenDayError", "CorruptFileError", "NonFiniteLossError"),
-)
 _STATES: Mapping[AppState, EndState] = {
     AppState.SUCCEEDED: "succeeded",
     AppState.CANCELLED: "cancelled",
     AppState.UNKNOWN: "lost",
 }
 _RESUMABLE = ("pretrain", "rank")
-
-
-class StageFailedError(StageError):
-    """A stage failed in all its attempts; `reason` is the error it ended with."""
-
-    def __init__(self, job: Job, reason: str) -> None:
-        super().__init__(f"{job.key}: {reason}")
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +53,8 @@ class Stages:
     ledger: Ledger
     lease: Lease
     config: Path
+    interrupted: Event = field(default_factory=Event)
+    """when set, other threads begin no stage and cancel theirs: signals reach the main one alone"""
     # torchx's Runner is not made for several threads that submit at once.
     _submitting: Lock = field(default_factory=Lock)
 
@@ -76,7 +64,10 @@ class Stages:
         Raises:
             StageFailedError: it failed in every attempt.
             LeaseLostError: another driver has taken over.
+            KeyboardInterrupt: `interrupted` was set.
         """
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
         left = self.ledger.latest(job.key)
         if left is not None and left.is_live:
             self._finish_left(left, job.settings, job)
@@ -95,7 +86,7 @@ class Stages:
                 job.say(f"done in {seconds:.0f} s")
                 return record.facts
             job.say(f"attempt {attempt + 1} {record.state}: {reason}")
-            if reason.startswith(_FOR_GOOD):
+            if reason.startswith(FOR_GOOD):
                 break
         raise StageFailedError(job, reason)
 
@@ -111,10 +102,7 @@ class Stages:
         print(f"{record.key}: left by a driver that is gone; waiting for its end", flush=True)
         state = AppState.UNKNOWN
         if handle := self._handle_of(adopted, settings):
-            about = Submission(
-                verb=record.key.stage, config=self.config, title=str(record.key), log_folder=Path()
-            )
-            state = watch(self.runner, handle, about)
+            state = self._watch_left(adopted, handle, settings)
         if job is not None and state == AppState.SUCCEEDED:
             self._finished(job, adopted, "succeeded", "")
             return
@@ -128,6 +116,19 @@ class Stages:
             attempts=record.attempt,
         )
         publish_metrics(settings.monitoring, record.key.stage, record.key.task, facts)
+
+    def _watch_left(self, record: Record, handle: str, settings: JobSettings) -> AppState:
+        """How it ends; it is given as long as a stage of its kind that was just submitted."""
+        about = Submission(
+            verb=record.key.stage, config=self.config, title=str(record.key), log_folder=Path()
+        )
+        timeout_s = settings.daily.stage(cast(Submitted, record.key.stage)).seconds
+        try:
+            return watch(
+                self.runner, handle, about, timeout_s=timeout_s, interrupted=self.interrupted
+            )
+        except StageError:
+            return AppState.CANCELLED
 
     def _handle_of(self, record: Record, settings: JobSettings) -> str | None:
         """What the scheduler has it under; a driver may be killed before it has recorded that."""
@@ -183,13 +184,16 @@ class Stages:
         try:
             # In this order: what begins later than this finds that it is not awaited any more.
             admit(job.claimed, record.name)
-            wait_for_orphans(job)
+            wait_for_orphans(job, self.interrupted)
             self.lease.check()
             with self._submitting:
                 handle = submit(self.runner, asked)
             record = self.ledger.set_handle(record, handle)
             timeout_s = job.settings.daily.stage(job.stage).seconds
-            state = _STATES.get(watch(self.runner, handle, asked, timeout_s=timeout_s), "failed")
+            ended = watch(
+                self.runner, handle, asked, timeout_s=timeout_s, interrupted=self.interrupted
+            )
+            state = _STATES.get(ended, "failed")
         except StageError as error:
             state, reason = "failed", str(error)
         except (KeyboardInterrupt, SignalException):
@@ -218,14 +222,16 @@ class Stages:
     def _submission(self, job: Job, record: Record, *, resume: bool) -> Submission:
         daily = job.settings.daily
         asked = daily.stage(job.stage)
-        name = "-".join(part for part in (job.stage, job.task) if part)
+        stage = "-".join(part for part in (job.stage, job.task) if part)
+        # Its own, so that what an earlier attempt has said is not taken for this one's reason.
+        folder = f"logs/day={job.day}/{stage}/attempt-{record.attempt}"
         return Submission(
             verb=job.verb,
             config=self.config,
             name=record.name,
             overrides=(*job.overrides, f"daily.attempt={record.name}"),
             title=str(job.key),
-            log_folder=job.settings.data.root / "logs" / f"day={job.day}" / name,
+            log_folder=job.settings.data.root / folder,
             progress=job.folder / "progress.json",
             nodes=asked.nodes,
             processes=asked.processes,

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jobs.monitoring.push import textfile_path
 from jobs.settings import JobSettings
 from pipeline.settings import load_settings
 from tests.integration.forked_scheduler import Server, Started
+from tests.integration.processes import children
 from tests.jobs.daily_root import FIRST, START, write_config
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PUBLISHED",
     "REJECTED",
     "STAGES",
+    "THREE_TASKS",
     "TODAY",
     "TOLD",
     "TOMORROW",
@@ -55,6 +57,23 @@ SIMULATION = (
     *("--brand-pull", "2", "--quality-pull", "0", "--popularity-pull", "0", "--click-pull", "0.3"),
     *("--seed", "20", "--click-bias", "-1.5", "--position-bias", "0", "--sessions-per-day", "1.5"),
 )
+# More users, who buy more, so that each task's labels on a day say something.
+THREE_TASKS = (
+    *("--users", "300", "--cart-bias", "0", "--direct-bias", "-3", "--conversion-pull", "2"),
+    *("--value-pull", "0", "--purchase-after-cart", "0.6"),
+    *("--cart-delay-h", "1", "--purchase-delay-h", "4"),
+)
+OTHER_TASKS = """
+[tasks.cart]
+label_actions = ["cart"]
+after = "ctr"
+window = "6h"
+
+[tasks.cvr]
+label_actions = ["purchase"]
+after = "ctr"
+window = "12h"
+"""
 
 
 def day_number(number: int) -> date:
@@ -69,28 +88,56 @@ WHOLE = [(stage, "succeeded") for stage in STAGES]
 TOLD = {"succeeded": 2, "failed": 3, "rejected": 4}
 
 
-def simulate(folder: Path, num_days: int) -> Path:
-    """A log of so many days of the chain, and those before it; returns its folder of events."""
+def simulate(folder: Path, num_days: int, *more: str) -> Path:
+    """A log of so many days of the chain, and those before it; returns its folder of events.
+
+    Args:
+        folder: a new one.
+        num_days: of the chain.
+        more: options of jobs.simulate, `THREE_TASKS` say.
+    """
     total = (FIRST - START).days + num_days
     command = [sys.executable, "-m", "jobs.simulate", "--out", str(folder), "--days", str(total)]
     command += ["--first-day", str(START)]
-    subprocess.run([*command, *SIMULATION], check=True, capture_output=True)
+    subprocess.run([*command, *SIMULATION, *more], check=True, capture_output=True)
     return folder / "events"
 
 
 class Market:
     """A folder with a config, the days that have arrived, and all that the chain makes of them."""
 
-    def __init__(self, folder: Path, log: Path, server: Server, *, remembers: bool = False) -> None:
-        """`log`: of `simulate`; `remembers`: what the scheduler does, see `ForkedRunner`."""
+    patience_s = 120.0
+    """how long a command may take"""
+    day_s: float | None = None
+    """how long a day takes, about, where one that was measured elsewhere says nothing"""
+    is_real = False
+    """whether daily drivers keep torchx's own schedulers"""
+
+    def __init__(
+        self,
+        folder: Path,
+        log: Path,
+        server: Server,
+        *,
+        has_agents: bool = False,
+        has_tasks: bool = False,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """`log`: of `simulate`; `has_agents`: stages run under torchrun; `has_tasks`: three."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.log, self.server, self.remembers = folder, log, server, remembers
+        self.folder, self.log, self.server, self.overrides = folder, log, server, overrides
+        self.has_agents = has_agents
+        self.remembers = False
+        """what the scheduler does, see `ForkedRunner`"""
         self.config = write_config(folder)
+        if has_tasks:
+            text = self.config.read_text().replace("[ranking]", '[ranking]\ntask = "ctr"')
+            self.config.write_text(text + OTHER_TASKS)
         (folder / "metrics").mkdir(exist_ok=True)
         self._num_started = 0
 
     def settings(self, *overrides: str) -> JobSettings:
-        return load_settings(JobSettings, self.config, overrides)
+        return load_settings(JobSettings, self.config, [*self.overrides, *overrides])
 
     @property
     def root(self) -> Path:
@@ -117,18 +164,25 @@ class Market:
     ) -> Started:
         """Fork a command, which has the config; see `Server.start`."""
         self._num_started += 1
+        overrides = [part for override in self.overrides for part in ("--set", override)]
+        runner = {"remembers": self.remembers, "has_agents": self.has_agents}
         return self.server.start(
             f"jobs.{verb}",
-            ["--config", str(self.config), *arguments],
+            ["--config", str(self.config), *overrides, *arguments],
             self.folder / "commands" / f"{self._num_started}-{verb}",
-            remembers=None if real else self.remembers,
+            runner=None if real or self.is_real else runner,
             dies=None if dies is None else (str(self.root), dies),
         )
 
     def run(self, verb: str, *arguments: str) -> tuple[int, str]:
         """Run a command to its end; exit code and output."""
         started = self.start(verb, *arguments)
-        return started.end(), started.output
+        return started.end(self.patience_s), started.output
+
+    def at_work(self, driver: Started) -> tuple[list[int], list[int]]:
+        """Processes of stages: those that the scheduler runs, and the ranks of those."""
+        stages = [pid for pid in self.server.running() if pid != driver.pid]
+        return stages, [rank for stage in stages for rank in children(stage)]
 
     def daily(self, day: date, *arguments: str) -> tuple[int, str]:
         """`jobs.daily` of a day."""

@@ -1,9 +1,10 @@
 """A scheduler for the daily chain, and its commands, as processes that `forked_server` forks.
 
 Stands in for torchx's Runner: a stage is the same verb with the same arguments, but one process
-without torchrun, so that it takes a second and not twenty. Its output goes where local_cwd would
-put it. A `ForkedRunner` either remembers, as Slurm does: any driver may ask after any handle; or
-forgets, as local_cwd does: what a killed driver has started works on, unknown to the next one.
+without torchrun, so that it takes a second and not twenty; or, where that is asked for, torchrun's
+agent and its ranks, forked like all else. Its output goes where local_cwd would put it. A
+`ForkedRunner` either remembers, as Slurm does: any driver may ask after any handle; or forgets, as
+local_cwd does: what a killed driver has started works on, unknown to the next one.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ __all__ = ["ForkedRunner", "Server", "Started"]
 
 PATIENCE_S = 120
 _POLL_S = 0.01
+# As jobs.components sets it.
+_ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _STATES = {
     None: AppState.RUNNING,
     0: AppState.SUCCEEDED,
@@ -80,7 +83,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | _ENVIRONMENT
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.forked_server", str(self.address)],
             stdin=subprocess.PIPE,
@@ -106,7 +109,8 @@ class Server:
         folder: Path,
         *,
         name: str = "",
-        remembers: bool | None = None,
+        ranks: int = 0,
+        runner: dict[str, bool] | None = None,
         dies: tuple[str, int] | None = None,
     ) -> Started:
         """Fork a command.
@@ -116,7 +120,9 @@ class Server:
             arguments: of the command line.
             folder: for its output.
             name: to find it by.
-            remembers: of the runner that it gets in place of torchx's; None: it keeps torchx's.
+            ranks: so many under torchrun's agent; 0: the one process alone.
+            runner: what the `ForkedRunner` is told that it gets in place of torchx's; None: it
+                keeps torchx's, and works in `folder`.
             dies: SIGKILL when it touches files under this folder for the n-th time; 0: never, but
                 count how often it does.
         """
@@ -127,7 +133,8 @@ class Server:
             arguments=list(arguments),
             folder=str(folder.absolute()),
             name=name,
-            remembers=remembers,
+            ranks=ranks,
+            runner=runner,
             dies=dies,
         )
         return Started(self, pid, folder)
@@ -154,8 +161,8 @@ class Server:
 class ForkedRunner:
     """What `jobs.launch` uses of torchx's Runner."""
 
-    def __init__(self, server: Server, *, remembers: bool) -> None:
-        self._server, self._remembers = server, remembers
+    def __init__(self, server: Server, *, remembers: bool, has_agents: bool) -> None:
+        self._server, self._remembers, self._has_agents = server, remembers, has_agents
         self._started: list[Started] = []
 
     def __enter__(self) -> Self:
@@ -172,7 +179,8 @@ class ForkedRunner:
         words = shlex.split(app.roles[0].args[1])
         module, *arguments = words[words.index("-m") + 1 :]
         folder = Path(options["log_dir"]) / f"session-{time.monotonic_ns()}" / app.name / "0"
-        started = self._server.start(module, arguments, folder, name=app.name)
+        ranks = int(words[words.index("--nproc_per_node") + 1]) if self._has_agents else 0
+        started = self._server.start(module, arguments, folder, name=app.name, ranks=ranks)
         self._started.append(started)
         return f"forked://{scheduler}/{started.pid}"
 

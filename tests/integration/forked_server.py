@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.integration.forked_scheduler import ForkedRunner, Server
+from tests.integration.forked_torchrun import be_agent
 
 MODULES = [
     *("jobs.daily", "jobs.backfill", "jobs.status", "jobs.publish"),
@@ -99,13 +100,19 @@ def _work(question: dict[str, Any], address: Path) -> NoReturn:
         os.dup2(log, number)
         os.close(log)
     _make_light()
-    if question["remembers"] is not None:
-        _replace_runner(Server(address), remembers=question["remembers"])
+    if question["runner"] is not None:
+        _replace_runner(Server(address), **question["runner"])
+    elif not question["name"]:
+        # Where torchx and Slurm leave their notes.
+        os.chdir(folder)
     num_events = _watch_files(*question["dies"]) if question["dies"] else int
     sys.argv = [question["module"], *question["arguments"]]
     code: Any = 1
     try:
-        sys.modules[question["module"]].main()
+        if question["ranks"]:
+            be_agent(sys.argv, question["ranks"], folder, (folder, None))
+        else:
+            sys.modules[question["module"]].main()
         code = 0
         (folder / "file_events").write_text(str(num_events()))
     except SystemExit as error:
@@ -124,13 +131,15 @@ def _make_light() -> None:
     os.sched_getaffinity = lambda _: {0}
     # The page of charts is a quarter of a small day's prepare.
     sys.modules["jobs.prepare"].__dict__["write_data_page"] = lambda _: None
-    sys.modules["jobs.launch"].__dict__["_POLL_S"] = 0.05
     sys.modules["jobs.chain.orphans"].__dict__["_POLL_S"] = 0.05
 
 
-def _replace_runner(server: Server, *, remembers: bool) -> None:
+def _replace_runner(server: Server, *, remembers: bool, has_agents: bool) -> None:
+    sys.modules["jobs.launch"].__dict__["_POLL_S"] = 0.05
     for name in ("jobs.chain.driver", "jobs.chain.preview"):
-        sys.modules[name].__dict__["get_runner"] = lambda: ForkedRunner(server, remembers=remembers)
+        sys.modules[name].__dict__["get_runner"] = lambda: ForkedRunner(
+            server, remembers=remembers, has_agents=has_agents
+        )
     if remembers:
         sys.modules["jobs.launch"].__dict__["_FORGETFUL"] = ()
 

@@ -1,7 +1,8 @@
 """torchrun's own agent and real ranks, forked from a server that has imported everything.
 
 Ten seconds of imports a run are saved; all else is as on the command line: the agent, its store,
-its ranks in sessions of their own, and what each of them does when another is killed.
+its ranks in sessions of their own, and what each of them does when another is killed. The daily
+chain's stages run in the same way, see `forked_server`.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import Subproc
 
 from tests.distributed import PRELOAD
 
-__all__ = ["Death", "Forked", "is_alive"]
+__all__ = ["Death", "Forked", "be_agent", "is_alive"]
 
 MODULES = ["tests.integration.forked_torchrun", "jobs.pretrain", "jobs.export", "jobs.rank"]
 FILE_EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
@@ -109,13 +110,20 @@ def _agent(arguments: list[str], notes: Path, watched: Path, death: Death | None
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ["OMP_NUM_THREADS"] = "1"
+    be_agent(arguments, 2, notes, (watched, death))
+
+
+def be_agent(
+    arguments: list[str], num_ranks: int, notes: Path, dies: tuple[Path, Death | None]
+) -> None:
+    """Be torchrun's agent, whose ranks are forked from this process; ends as torchrun does."""
 
     def popen(self: Any, command: tuple[str, ...], env: dict[str, str]) -> "_Child":
         words = list(command[command.index("-m") + 1 :])
-        return _Child(command, lambda: _rank(words, env, notes, (watched, death)))
+        return _Child(command, lambda: _rank(words, env, notes, dies))
 
     SubprocessHandler._popen = popen  # type: ignore[method-assign]
-    run.main(["--standalone", "--nproc-per-node=2", "-m", *arguments])
+    run.main(["--standalone", f"--nproc-per-node={num_ranks}", "-m", *arguments])
 
 
 class _Child:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core,CR_LLN
 # More CPUs than there are: several jobs of two each are to fit.
 SlurmdParameters=config_overrides
 # Jobs of several groups, which torchx submits, are started by the backfill scheduler alone.
@@ -108,8 +108,14 @@ def missing_part() -> str | None:
 
 
 @contextmanager
-def slurm_cluster(folder: Path) -> Generator[Cluster]:
-    """Start a cluster whose configuration, state and logs are in `folder`; stop it at the end."""
+def slurm_cluster(folder: Path, *, one_core_a_node: bool = False) -> Generator[Cluster]:
+    """Start a cluster whose configuration, state and logs are in `folder`; stop it at the end.
+
+    Args:
+        folder: a new one.
+        one_core_a_node: what a node runs sees one of this machine's cores only, and so takes one
+            thread a process.
+    """
     values = {"folder": folder, "host": socket.gethostname(), "user": getpass.getuser()}
     names = ("controller_port", "accounting_port", "database_port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -122,8 +128,10 @@ def slurm_cluster(folder: Path) -> Generator[Cluster]:
         _start(stack, cluster, "slurmdbd", "-D")
         _until(lambda: _answers(cluster, "sacctmgr", "-n", "list", "cluster"), cluster)
         cluster.call("sacctmgr", "-i", "add", "cluster", "test")
-        for node in NODES:
-            _start(stack, cluster, "slurmd", "-D", "-N", node)
+        cores = sorted(os.sched_getaffinity(0))
+        for number, node in enumerate(NODES):
+            core = {cores[number % len(cores)]} if one_core_a_node else None
+            _start(stack, cluster, "slurmd", "-D", "-N", node, cores=core)
         _start(stack, cluster, "slurmctld", "-D")
         _until(lambda: _idle(cluster), cluster)
         stack.callback(_end_jobs, cluster)
@@ -183,7 +191,13 @@ def _start_database(stack: ExitStack, cluster: Cluster, port: int) -> None:
     _until(lambda: _listens(port), cluster)
 
 
-def _start(stack: ExitStack, cluster: Cluster, name: str, *arguments: str) -> None:
+def _start(
+    stack: ExitStack,
+    cluster: Cluster,
+    name: str,
+    *arguments: str,
+    cores: Collection[int] | None = None,
+) -> None:
     """Start a daemon in the foreground; stop it, the last one first, when the block ends."""
     with (cluster.folder / f"{name}.output").open("a") as output:
         process = subprocess.Popen(
@@ -193,6 +207,8 @@ def _start(stack: ExitStack, cluster: Cluster, name: str, *arguments: str) -> No
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
+    if cores is not None:
+        os.sched_setaffinity(process.pid, cores)
     stack.callback(_stop, process)
 
 

@@ -1,6 +1,8 @@
 """The verbs as jobs of a real Slurm of two nodes, submitted by torchx as the chain does it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,8 +21,9 @@ from jobs.runs import RunFolder
 from pipeline.errors import StageError
 from tests.integration.conftest import settings_of
 from tests.integration.prepared import KINDS, copy_prepared
+from tests.integration.processes import stages_at
 from tests.integration.slurm_cluster import NODES, missing_part, slurm_cluster
-from tests.jobs.ledgers import write
+from tests.jobs.ledgers import wait_for, write
 
 pytestmark = [
     pytest.mark.integration,
@@ -119,6 +122,26 @@ def test_pretraining_on_two_nodes(runner, cluster, shop, tmp_path):
     number = handle.rpartition("/")[2]
     listed = cluster.call("sacct", "-j", number, "-n", "-P", "--format=NodeList,State")
     assert {line.partition("|")[0] for line in listed.splitlines()} >= set(NODES)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_job_of_two_nodes_fails_with_either_of_its_agents(runner, shop, tmp_path, node):
+    root, job = tmp_path / "root", tmp_path / "job"
+    copy_prepared(shop, root)
+    override = f"data.root={root}"
+    handle = start(runner, job, components.pretrain(str(shop), override, *QUICK, j="2x1"))
+    wait_for(lambda: agents_on(node, override))
+    (agent,) = agents_on(node, override)
+    os.kill(agent, signal.SIGKILL)
+    assert ended(runner, handle) == AppState.FAILED, output_of(job)
+    assert not (settings_of(shop, override, *QUICK).pretraining_folder / "result.json").exists()
+
+
+def agents_on(node, override):
+    """torchrun's agents of a job there."""
+    agents = [pid for pid, line in stages_at(override).items() if "torchrun" in line[1]]
+    variables = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in agents}
+    return [pid for pid in agents if f"SLURMD_NODENAME={node}\0".encode() in variables[pid]]
 
 
 def test_another_driver_sees_how_a_stage_failed(runner, shop, tmp_path):

@@ -1,19 +1,25 @@
 """What drivers that are gone left of other days, and which days a timer runs."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torchx.schedulers.api import ListAppResponse
-from torchx.specs import AppState
+from torchx.specs import AppState, AppStatus
 
+from jobs.chain.day import Day
 from jobs.chain.driver import ledger_of, unsettled_days
+from jobs.chain.failures import StageFailedError
 from jobs.chain.inputs import source_digests
 from jobs.chain.plan import DayPlan
 from jobs.chain.stages import Stages
 from jobs.ledger.records import StageKey
 from jobs.monitoring.metrics import RUN_STATES
 from jobs.monitoring.push import textfile_path
+from pipeline.errors import StageError
 from tests.jobs.daily_root import FIRST, DailyRoot
 
 NEXT, LAST = FIRST + timedelta(days=1), FIRST + timedelta(days=2)
@@ -95,6 +101,121 @@ def test_what_is_interrupted_while_it_is_submitted_is_cancelled(chain, ledger):
     assert record.name in scheduler.names[0]
     assert scheduler.cancelled == [f"kubernetes://{scheduler.names[0]}"]
     assert record.name in (chain.root / ".prepare.attempt").read_text()
+
+
+class Patient(Scheduler):
+    """One whose jobs never end by themselves; somebody is told when it is asked after one."""
+
+    def __init__(self):
+        super().__init__()
+        self.tell = bool
+
+    def run(self, app, scheduler, options):
+        del options
+        self.names.append(app.name)
+        return f"{scheduler}://{app.name}"
+
+    def status(self, handle):
+        del handle
+        self.tell()
+        return AppStatus(AppState.RUNNING)
+
+
+def test_what_another_thread_waits_for_is_cancelled_when_the_driver_is_interrupted(chain, ledger):
+    settings = chain.settings("monitoring={}")
+    plan = DayPlan(config=chain.config, given=(), settings=settings, day=FIRST, before=None)
+    scheduler = Patient()
+    with ledger.lease("daily") as lease, ThreadPoolExecutor(1) as pool:
+        stages = Stages(runner=scheduler, ledger=ledger, lease=lease, config=chain.config)
+        scheduler.tell = stages.interrupted.set
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(stages.run, plan.prepare()).result()
+    assert ledger.latest(StageKey(FIRST, "prepare")).state == "cancelled"
+    assert scheduler.cancelled == [f"local_cwd://{scheduler.names[0]}"]
+
+
+def test_what_was_left_and_never_ends_is_cancelled_when_its_time_is_over(chain, ledger):
+    begun = ledger.begin(StageKey(FIRST, "export"), inputs={}, **MADE_OF)
+    ledger.set_handle(begun, "slurm://torchx/12")
+    settings = chain.settings("monitoring={}", "daily.stages.export.timeout=1s")
+    scheduler = Patient()
+    with ledger.lease("daily") as lease:
+        stages = Stages(runner=scheduler, ledger=ledger, lease=lease, config=chain.config)
+        stages.settle_others(NEXT, settings)
+    assert scheduler.cancelled == ["slurm://torchx/12"]
+    record = ledger.latest(StageKey(FIRST, "export"))
+    assert (record.state, record.error) == ("lost", "its driver is gone; CANCELLED since")
+
+
+class Talker(Scheduler):
+    """One whose first job fails after a word, and whose second before it has begun."""
+
+    def __init__(self):
+        super().__init__()
+        self.folders = []
+
+    def run(self, app, scheduler, options):
+        del scheduler
+        folder = Path(options["job_dir"])
+        self.folders.append(folder)
+        if not self.names:
+            (folder / "slurm-12-export-0.err").write_text("CheckpointError: odd\n")
+        self.names.append(app.name)
+        return app.name
+
+    def status(self, handle):
+        is_first = handle == self.names[0]
+        return AppStatus(AppState.FAILED if is_first else AppState.CANCELLED)
+
+
+def test_what_an_earlier_attempt_said_is_not_why_this_one_failed(chain, ledger):
+    settings = chain.settings("monitoring={}", "daily.scheduler=slurm")
+    given = ("monitoring={}", "daily.scheduler=slurm")
+    plan = DayPlan(config=chain.config, given=given, settings=settings, day=FIRST, before=None)
+    scheduler = Talker()
+    with ledger.lease("daily") as lease:
+        stages = Stages(runner=scheduler, ledger=ledger, lease=lease, config=chain.config)
+        with pytest.raises(StageFailedError, match="it wrote nothing under"):
+            stages.run(plan.prepare())
+    ends = [(r.state, r.error[:15]) for r in ledger.records(FIRST, FIRST)]
+    assert ends == [("failed", "CheckpointError"), ("cancelled", "it wrote nothin")]
+    assert [folder.name for folder in scheduler.folders] == ["attempt-1", "attempt-2"]
+
+
+def day_of(chain, ledger, *tasks):
+    """So many tasks two at a time."""
+    settings = chain.settings("daily.parallel_tasks=2")
+    stages = Stages(runner=Scheduler(), ledger=ledger, lease=None, config=chain.config)
+    return Day(plan=SimpleNamespace(settings=settings, tasks=tasks), stages=stages)
+
+
+def test_an_interruption_reaches_the_tasks_that_are_worked_on_beside(chain, ledger):
+    day = day_of(chain, ledger, "ctr", "cart", "cvr")
+    job = DayPlan(config=chain.config, given=(), settings=chain.settings(), day=FIRST, before=None)
+
+    def work(task):
+        if task == "ctr":
+            raise KeyboardInterrupt
+        assert day.stages.interrupted.wait(60), "in vain"
+        day.stages.run(job.prepare())
+
+    with pytest.raises(KeyboardInterrupt):
+        day._side_by_side(work)
+    # Nothing was begun any more.
+    assert ledger.records(FIRST, FIRST) == []
+
+
+def test_where_one_task_fails_the_others_come_to_their_end(chain, ledger):
+    done = []
+
+    def work(task):
+        if task == "ctr":
+            raise StageError(task)
+        done.append(task)
+
+    with pytest.raises(StageError, match="ctr"):
+        day_of(chain, ledger, "ctr", "cart", "cvr")._side_by_side(work)
+    assert sorted(done) == ["cart", "cvr"]
 
 
 @pytest.fixture

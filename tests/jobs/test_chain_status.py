@@ -74,7 +74,7 @@ def test_a_line_a_day_and_the_stages_of_the_last(chain, two_days):
     header, first, second = (list(map(str.strip, cells(line))) for line in found[2:5])
     assert header == ["day", "state", *status._ORDER]
     assert first[:4] == [str(FIRST), "published", "ok 0s", "-"]
-    assert first[6:8] == ["ok 0s", "ok 0s"]
+    assert first[6:8] == ["ok 0s #2", "ok 0s"]
     # Of two tasks the worse; the seconds of what is still running count, too.
     assert second[:5] == [str(NEXT), "running", "ok 0s", "lost 0s", "running 1800m"]
     details = found[6:]
@@ -93,6 +93,16 @@ def test_what_failed_is_told_in_its_first_line(chain, ledger):
     assert "FAILED" in found[3]
     assert found[-2] == "  the note"
     assert found[-1].endswith("attempt 2  CorruptFileError: part-0: cut off")
+
+
+def test_why_an_earlier_day_does_not_serve(chain, ledger):
+    record(ledger, FIRST, "prepare")
+    ledger.set_day(FIRST, "rejected", "gates (ctr) not passed: progressive: 0.48\nmore")
+    record(ledger, NEXT, "prepare")
+    ledger.set_day(NEXT, "published", "accepted by hand")
+    found = lines_of(chain, ledger, datetime.now(UTC))
+    assert found[5:7] == ["", f"{FIRST}: REJECTED: gates (ctr) not passed: progressive: 0.48"]
+    assert found[7].startswith(f"{NEXT}: published since ")
 
 
 def test_the_figures_that_tell_most(chain, two_days):

@@ -1,5 +1,6 @@
 """A stage that a driver submitted before it was killed is found by its name."""
 
+import subprocess
 from datetime import UTC, date, datetime
 
 import pytest
@@ -102,6 +103,15 @@ def test_a_slurm_that_does_not_answer_does_not_mean_that_there_is_no_job(slurm):
     (slurm / "squeue").write_text(QUEUED)
     with pytest.raises(StageError, match=r"^sacct: .*No such file.* again when it answers"):
         find_job(Scheduler(), "slurm", "abc", SINCE)
+
+
+def test_a_scheduler_that_refuses_a_stage_fails_that_attempt(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise subprocess.CalledProcessError(1, ["sbatch", "--parsable"])
+
+    monkeypatch.setattr(Scheduler, "run", refuse)
+    with pytest.raises(StageError, match=r"^slurm did not take export: .*sbatch"):
+        submitted(tmp_path, "slurm")
 
 
 def test_this_machines_own_scheduler_is_not_asked():
