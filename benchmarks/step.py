@@ -118,7 +118,10 @@ def _model(case: Case, architecture: Architecture, device: torch.device) -> tupl
         for name, number in rows.items()
     ]
     frozen = list(rows) if case.frozen else []
-    tables = EmbeddingTables(specs, EmbeddingSettings(), frozen=frozen, device=torch.device("meta"))
+    settings = EmbeddingSettings(
+        sharding=dict.fromkeys(rows, "data_parallel") if case.replicated else {}
+    )
+    tables = EmbeddingTables(specs, settings, frozen=frozen, device=torch.device("meta"))
     if case.task == "pretraining":
         softmax = SoftmaxSettings(num_negatives=case.num_negatives)
         built = build_seeded(

@@ -32,6 +32,8 @@ class Case:
     """sequences or requests of a batch"""
     num_items: int = 41_000
     frozen: bool = False
+    replicated: bool = False
+    """frozen tables are whole in every process"""
     full_length: bool = False
     """every history has `MAX_LENGTH` events"""
     num_negatives: int = 4096

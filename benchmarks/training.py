@@ -91,12 +91,13 @@ def cases() -> Iterator[Case]:
             yield Case(
                 task="ranking", architecture=architecture, num_items=50_000, processes=processes
             )
-    for frozen in (False, True):
+    for frozen, replicated in ((False, False), (True, False), (True, True)):
         yield Case(
             task="ranking",
             architecture="L4H32A4",
             num_items=5_000_000,
             frozen=frozen,
+            replicated=replicated,
             processes=2,
         )
 
@@ -115,7 +116,8 @@ def name_of(case: Case) -> str:
         name += f" {case.candidates} candidates"
     if case.num_items != 41_000:
         name += f" {case.num_items:,} items"
-    name += (" frozen" if case.frozen else "") + (" full length" if case.full_length else "")
+    name += (" frozen" if case.frozen else "") + (" replicated" if case.replicated else "")
+    name += " full length" if case.full_length else ""
     return name + (f" {case.processes} processes" if case.processes > 1 else "")
 
 
