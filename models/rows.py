@@ -66,10 +66,9 @@ class Padded:
     """None where rows are histories alone"""
 
     @classmethod
-    def build(
-        cls, layout: "_Layout", order: Tensor, num_buckets: int | None, *, bidirectional: bool
-    ) -> Self:
-        """Rows of a layout in `order`, longest first."""
+    def build(cls, layout: "_Layout", num_buckets: int | None, *, bidirectional: bool) -> Self:
+        """The rows of a layout, longest first."""
+        order = torch.argsort(layout.row_lengths, descending=True, stable=True)
         order = order[layout.row_lengths[order] > 0]
         is_plain = not layout.with_candidates and not bidirectional
         buckets: list[Bucket] = []
@@ -121,14 +120,14 @@ class Rows:
         `pad` and `num_buckets` are chosen by device and lengths where they are not given.
         """
         layout = _Layout.of(history_offsets, candidate_offsets)
-        order = torch.argsort(layout.row_lengths, descending=True, stable=True)
-        is_on_cpu = order.device.type == "cpu"
-        longest = int(layout.history_lengths.max()) if is_on_cpu and order.numel() else 0
+        lengths = layout.history_lengths
+        is_on_cpu = lengths.device.type == "cpu"
+        longest = int(lengths.max()) if is_on_cpu and lengths.numel() else 0
         if pad is None:
             pad = not is_on_cpu or longest > _LONGEST_JAGGED
         jagged, padded = None, None
         if pad:
-            padded = Padded.build(layout, order, num_buckets, bidirectional=bidirectional)
+            padded = Padded.build(layout, num_buckets, bidirectional=bidirectional)
             positions = layout.positions()
         else:
             jagged = layout.jagged(bidirectional=bidirectional)
