@@ -170,12 +170,11 @@ def test_parts_share_the_text_of_their_queries_not_the_tables(tmp_path, monkeypa
         return compile_one(backend, expression, **options)
 
     def build(worker, part):
-        numbers = engine.table("numbers")
         own = worker.computed("own", numbers.filter(numbers.x % 4 == part))
         worker.added("sums", own.agg(sum=own.x.sum()))
 
     with open_engine(tmp_path, EngineSettings(threads=2)) as engine:
-        engine.computed("numbers", engine.in_memory(pa.table({"x": list(range(8))})))
+        numbers = engine.computed("numbers", engine.in_memory(pa.table({"x": list(range(8))})))
         monkeypatch.setattr(Backend, "compile", counted)
         engine.each_part(4, build)
         # Both workers may come to a query at the same time, but not to it a second time.
