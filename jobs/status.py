@@ -7,6 +7,8 @@ Reads the ledger and what is published; changes nothing, and may be asked while 
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
@@ -60,10 +62,14 @@ def _show(arguments: argparse.Namespace) -> None:
     first = last - timedelta(days=arguments.days - 1)
     days, records = ledger.days(first, last), ledger.records(first, last)
     if arguments.json:
-        print(json.dumps(_as_json(days, records, published), indent=2, default=str))
-        return
-    for line in status_lines(days, records, published, datetime.now(UTC)):
-        print(line)
+        text = json.dumps(_as_json(days, records, published), indent=2, default=str)
+    else:
+        text = "\n".join(status_lines(days, records, published, datetime.now(UTC)))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # A reader such as head has seen enough; at its exit Python would write the rest once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def status_lines(
@@ -89,7 +95,7 @@ def status_lines(
     yield from _grid(days, list(latest.values()), now)
     yield ""
     for day in days[:-1]:
-        if day.note and day.state in ("failed", "rejected"):
+        if day.note and day.state in ("failed", "rejected", "waiting"):
             yield f"{day.day}: {_state(day)}: {_first_line(day.note)}"
     yield from _details(days[-1], [r for r in latest.values() if r.key.day == days[-1].day], now)
 

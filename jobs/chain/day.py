@@ -70,7 +70,10 @@ class Day:
         except RejectedError as error:
             ledger.set_day(day, "rejected", str(error), lease=lease)
             raise
-        except (WaitingError, StageFailedError) as error:
+        except WaitingError as error:
+            ledger.set_day(day, "waiting", str(error), lease=lease)
+            raise
+        except StageFailedError as error:
             ledger.set_day(day, "failed", str(error), lease=lease)
             raise
         ledger.set_day(day, "published", "accepted by hand" if self.accept else "", lease=lease)

@@ -39,7 +39,8 @@ _TABLES = (
         WHERE state IN ('submitted', 'running')""",
     """CREATE TABLE ledger_days (
         day TEXT NOT NULL, change BIGINT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('running', 'published', 'rejected', 'failed')),
+        state TEXT NOT NULL CHECK (state IN (
+            'running', 'published', 'rejected', 'failed', 'waiting')),
         note TEXT NOT NULL, who TEXT NOT NULL, at TEXT NOT NULL,
         PRIMARY KEY (day, change))""",
     """CREATE TABLE ledger_leases (

@@ -35,7 +35,7 @@ __all__ = [
 Stage = Literal["prepare", "test", "pretrain", "export", "rank", "gate", "publish"]
 EndState = Literal["succeeded", "failed", "cancelled", "rejected", "lost"]
 State = Literal["submitted", "running"] | EndState
-DayState = Literal["running", "published", "rejected", "failed"]
+DayState = Literal["running", "published", "rejected", "failed", "waiting"]
 
 LIVE: tuple[State, ...] = ("submitted", "running")
 _NUM_DIFFERENCES = 3

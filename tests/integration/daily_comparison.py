@@ -83,7 +83,7 @@ def check_ledger(loop: Loop) -> None:
     notes = [(row["day"], row["state"], row["note"]) for row in rows_of(ledger, "ledger_days")]
     expected = {
         "corrupt": ("failed", "CorruptFileError"),
-        "late": ("failed", "no such day yet"),
+        "late": ("waiting", "no such day yet"),
         "half": ("rejected", "checks.max_rows_change"),
         "poisoned": ("rejected", "progressive: published ranker at"),
     }

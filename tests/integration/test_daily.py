@@ -70,9 +70,9 @@ def test_a_dry_run_says_what_would_run(market):
 def test_a_day_that_is_not_there_waits(market):
     code, output = market.daily(TODAY)
     assert (code, "no such day yet" in output) == (WAITING, True)
-    assert market.state(TODAY) == "failed"
+    assert market.state(TODAY) == "waiting"
     code, output = market.daily(TOMORROW)
-    assert (code, f"the day before it, {TODAY}, is failed" in output) == (WAITING, True)
+    assert (code, f"the day before it, {TODAY}, is waiting" in output) == (WAITING, True)
     assert market.published()["day"] == str(YESTERDAY)
 
 

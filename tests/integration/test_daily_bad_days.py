@@ -53,7 +53,7 @@ def test_bad_days_are_stopped_until_they_are_mended(market):
     market.bring(TOMORROW)
     code, output = market.daily(TOMORROW)
     assert (code, f"DataCheckError: day {TODAY}" in output) == (WAITING, True)
-    assert market.state(TOMORROW) == "failed"
+    assert market.state(TOMORROW) == "waiting"
 
     market.bring(TODAY)
     code, output = market.daily(TODAY)

@@ -1,7 +1,9 @@
 """How the chain stands, as the one who is called at night reads it."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -105,6 +107,14 @@ def test_why_an_earlier_day_does_not_serve(chain, ledger):
     assert found[7].startswith(f"{NEXT}: published since ")
 
 
+def test_a_day_that_waits_is_no_failure(chain, ledger):
+    ledger.set_day(FIRST, "waiting", "no such day yet; bring it")
+    ledger.set_day(NEXT, "running")
+    found = lines_of(chain, ledger, datetime.now(UTC))
+    assert found[3].split()[:2] == [str(FIRST), "waiting"]
+    assert f"{FIRST}: waiting: no such day yet; bring it" in found
+
+
 def test_the_figures_that_tell_most(chain, two_days):
     two_days.set_day(NEXT, "rejected", "gates not passed")
     days = two_days.days(FIRST, FIRST)
@@ -136,6 +146,19 @@ def test_on_the_command_line(chain, two_days, monkeypatch, capsys):
     assert "pretrain" in out.splitlines()[-1]
     out = run(monkeypatch, capsys, status, chain, "--days", "1", "--day", str(FIRST))
     assert str(NEXT) not in out
+
+
+def test_whoever_reads_may_stop_reading(chain, two_days):
+    read, written = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.status", "--config", str(chain.config)],
+        stdout=written,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(written)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_as_json(chain, two_days, monkeypatch, capsys):
