@@ -35,11 +35,12 @@ def dense_optimizer(
                         "weight_decay": weight_decay if decays else 0.0,
                     }
                 )
-    optimizer = torch.optim.AdamW(torch_groups, betas=betas)
+    # In one pass over memory; PyTorch's default on a CPU makes a pass for each of its operations.
+    optimizer = torch.optim.AdamW(torch_groups, betas=betas, fused=True)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32),
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

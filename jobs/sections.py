@@ -107,8 +107,9 @@ class RankingSettings(Settings):
     continue_from: date | None = None
     # With its optimizer's moments.
     carry_optimizer: bool = True
-    # Validations an epoch, the one at its end included.
-    evaluations_per_epoch: int = Field(default=4, ge=1)
+    # Validations an epoch, the one at its end included. Each costs about a third of training on as
+    # many samples.
+    evaluations_per_epoch: int = Field(default=1, ge=1)
     training: TrainingSettings = TrainingSettings()
 
 
