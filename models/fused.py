@@ -17,22 +17,37 @@ from torch.nn import functional
 
 from models import fused_cpu
 from models.compiled import Array, arrays_of, in_threads
+from models.registers import COLUMNS
 
-__all__ = ["rms_norm", "rotate_", "swiglu"]
+__all__ = ["add_norm", "rms_norm", "rotate_", "swiglu"]
 
 
 def rms_norm(
     hidden_TD: Tensor, weight_D: Tensor, epsilon: float, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Weight * x / sqrt(mean(x^2) + epsilon) over the last dimension of float32, as `dtype`."""
-    if _is_for_cpu(hidden_TD) and dtype in (torch.float32, torch.bfloat16):
+    if _is_compiled_for(hidden_TD, dtype):
         return _RMSNormCPU.apply(hidden_TD, weight_D, epsilon, dtype)
     return _RMSNorm.apply(hidden_TD, weight_D, epsilon).to(dtype)
 
 
+def add_norm(
+    hidden_TD: Tensor,
+    branch_TD: Tensor,
+    weight_D: Tensor,
+    epsilon: float,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """The sum of hidden and branch, float32, and its `rms_norm` as `dtype`; hidden is float32."""
+    if _is_compiled_for(branch_TD, dtype):
+        return _AddNormCPU.apply(hidden_TD, branch_TD, weight_D, epsilon, dtype)
+    sum_TD = hidden_TD + branch_TD
+    return sum_TD, rms_norm(sum_TD, weight_D, epsilon, dtype)
+
+
 def swiglu(gate_up_T2F: Tensor) -> Tensor:
     """(T, 2F), gates then what they let through -> silu(gate) * up: (T, F)."""
-    if _is_for_cpu(gate_up_T2F):
+    if _is_compiled_for(gate_up_T2F, gate_up_T2F.dtype, of_rows=2):
         return _SwiGLUCPU.apply(gate_up_T2F)
     return _SwiGLU.apply(gate_up_T2F)
 
@@ -45,8 +60,13 @@ def rotate_(vectors: Tensor, rotary_TE: Tensor, number: int) -> Tensor:
     return _Rotate.apply(vectors, rotary_TE, number)
 
 
-def _is_for_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16)
+def _is_compiled_for(tensor: Tensor, dtype: torch.dtype, of_rows: int = 1) -> bool:
+    """Whether there is code for the device and both types, and rows are whole registers."""
+    return (
+        tensor.device.type == "cpu"
+        and {tensor.dtype, dtype} <= {torch.float32, torch.bfloat16}
+        and tensor.shape[-1] % (of_rows * COLUMNS) == 0
+    )
 
 
 class _RMSNormCPU(torch.autograd.Function):
@@ -57,23 +77,53 @@ class _RMSNormCPU(torch.autograd.Function):
         hidden_TD = hidden_TD.contiguous()
         out = torch.empty_like(hidden_TD, dtype=dtype)
         inverse = hidden_TD.new_empty(len(hidden_TD))
-        is_half = dtype == torch.bfloat16
-        function = fused_cpu.rms_norm_bfloat16 if is_half else fused_cpu.rms_norm
-        function(np.float32(epsilon), *arrays_of(hidden_TD, weight_D, out, inverse))
-        ctx.save_for_backward(hidden_TD, weight_D, inverse)
+        weight = weight_D.unsqueeze(0)
+        fused_cpu.rms_norm(np.float32(epsilon), *arrays_of(hidden_TD, weight, out, inverse))
+        ctx.save_for_backward(hidden_TD, weight, inverse)
         return out
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor, Tensor, None, None]:
-        hidden_TD, weight_D, inverse = ctx.saved_tensors
-        by_hidden, by_weight = torch.empty_like(hidden_TD), torch.empty_like(weight_D)
-        given = arrays_of(hidden_TD, weight_D, inverse, gradient.contiguous())
-        is_half = gradient.dtype == torch.bfloat16
-        function = fused_cpu.rms_norm_backward_bfloat16 if is_half else fused_cpu.rms_norm_backward
-        function(*given, *arrays_of(by_hidden, by_weight))
-        return by_hidden, by_weight, None, None
+        hidden_TD, weight, inverse = ctx.saved_tensors
+        by_hidden, by_weight = torch.empty_like(hidden_TD), torch.empty_like(weight)
+        given = arrays_of(hidden_TD, weight, inverse, gradient.contiguous())
+        fused_cpu.rms_norm_backward(*given, *arrays_of(by_hidden, by_weight))
+        return by_hidden, by_weight[0], None, None
+
+
+class _AddNormCPU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        branch_TD: Tensor,
+        weight_D: Tensor,
+        epsilon: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        hidden_TD, branch_TD = hidden_TD.contiguous(), branch_TD.contiguous()
+        total, out = torch.empty_like(hidden_TD), torch.empty_like(hidden_TD, dtype=dtype)
+        inverse, weight = hidden_TD.new_empty(len(hidden_TD)), weight_D.unsqueeze(0)
+        given = arrays_of(hidden_TD, branch_TD, weight, total, out, inverse)
+        fused_cpu.add_norm(np.float32(epsilon), *given)
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.branch_dtype = branch_TD.dtype
+        return total, out
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, by_sum: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        total, weight, inverse = ctx.saved_tensors
+        given = arrays_of(total, weight, inverse, by_sum.contiguous(), gradient.contiguous())
+        by_hidden, by_weight = torch.empty_like(total), torch.empty_like(weight)
+        # The gradient is the same number, so where it is of the same type it is the same memory.
+        same = ctx.branch_dtype == total.dtype
+        by_branch = by_hidden if same else torch.empty_like(total, dtype=ctx.branch_dtype)
+        fused_cpu.add_norm_backward(*given, *arrays_of(by_hidden, by_branch, by_weight))
+        return by_hidden, by_branch, by_weight[0], None, None
 
 
 class _SwiGLUCPU(torch.autograd.Function):
@@ -82,9 +132,7 @@ class _SwiGLUCPU(torch.autograd.Function):
         gate_up = gate_up.contiguous()
         ctx.save_for_backward(gate_up)
         out = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-        is_half = gate_up.dtype == torch.bfloat16
-        function = fused_cpu.swiglu_bfloat16 if is_half else fused_cpu.swiglu
-        in_threads(function, _shares(gate_up, out))
+        in_threads(fused_cpu.swiglu, _shares(gate_up, out))
         return out
 
     @staticmethod
@@ -94,9 +142,7 @@ class _SwiGLUCPU(torch.autograd.Function):
         (gate_up,) = ctx.saved_tensors
         by_gate_up = torch.empty_like(gate_up)
         shares = _shares(gate_up, gradient.contiguous(), by_gate_up)
-        is_half = gate_up.dtype == torch.bfloat16
-        function = fused_cpu.swiglu_backward_bfloat16 if is_half else fused_cpu.swiglu_backward
-        in_threads(function, shares)
+        in_threads(fused_cpu.swiglu_backward, shares)
         return by_gate_up
 
 

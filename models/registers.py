@@ -17,10 +17,26 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import models, overload, register_model
 
-__all__ = ["COLUMNS", "fill", "floor", "intrinsic", "load", "raised", "store", "two_to"]
+from models.bfloat16 import narrowed, widened
+
+__all__ = [
+    "COLUMNS",
+    "fill",
+    "floor",
+    "intrinsic",
+    "load",
+    "lowered",
+    "raised",
+    "read",
+    "store",
+    "total",
+    "two_to",
+    "write",
+]
 
 COLUMNS = 32
 _FLOATS = ir.VectorType(ir.FloatType(), COLUMNS)
+_HALVES = ir.VectorType(ir.IntType(16), COLUMNS)
 _INTEGERS = ir.VectorType(ir.IntType(32), COLUMNS)
 # Products and sums may be one operation.
 _FLAGS = ("contract", "nsz")
@@ -81,6 +97,49 @@ def store(typing: Any, array: Any, i: Any, j: Any, register: Any) -> Any:
     return types.void(array, i, j, register), generate
 
 
+def _along(context: Any, builder: Any, kinds: Sequence[Any], values: Sequence[Any]) -> Any:
+    """Pointer to array[t, i:] of an array (T, N)."""
+    array = context.make_array(kinds[0])(context, builder, values[0])
+    indices = [
+        context.cast(builder, value, kind, types.intp)
+        for value, kind in zip(values[1:3], kinds[1:3], strict=True)
+    ]
+    place = cgutils.get_item_pointer(context, builder, kinds[0], array, indices, wraparound=False)
+    kind = _FLOATS if kinds[0].dtype == types.float32 else _HALVES
+    return builder.bitcast(place, kind.as_pointer())
+
+
+@intrinsic
+def read(typing: Any, array: Any, t: Any, i: Any) -> Any:
+    """The numbers array[t, i : i + COLUMNS] of array (T, N), contiguous.
+
+    float32, or the bits of bfloat16 as int16.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = _along(context, builder, signature.args, values)
+        if array.dtype == types.float32:
+            return builder.load(place, align=4)
+        return widened(builder, builder.load(place, align=2))
+
+    return _REGISTER(array, t, i), generate
+
+
+@intrinsic
+def write(typing: Any, array: Any, t: Any, i: Any, register: Any) -> Any:
+    """Fill array[t, i : i + COLUMNS]; array as in `read`."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = _along(context, builder, signature.args, values)
+        if array.dtype == types.float32:
+            builder.store(values[3], place, align=4)
+        else:
+            builder.store(narrowed(builder, values[3]), place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, t, i, register), generate
+
+
 @intrinsic
 def fill(typing: Any, number: Any) -> Any:
     """A float32 in every column."""
@@ -101,6 +160,38 @@ def raised(typing: Any, register: Any, least: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *values), values[1], values[0])
 
     return _REGISTER(_REGISTER, _REGISTER), generate
+
+
+@intrinsic
+def lowered(typing: Any, register: Any, most: Any) -> Any:
+    """The smaller of both, column by column; NaN in the first stays, in the second goes."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *values), values[1], values[0])
+
+    return _REGISTER(_REGISTER, _REGISTER), generate
+
+
+@intrinsic
+def total(typing: Any, register: Any) -> Any:
+    """The sum of all columns: halves are added up until one number is left."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (left,) = values
+        number = COLUMNS
+        while number > 1:
+            number //= 2
+            low, high = (
+                ir.Constant(ir.VectorType(ir.IntType(32), number), [*range(first, first + number)])
+                for first in (0, number)
+            )
+            left = builder.fadd(
+                builder.shuffle_vector(left, left, low),
+                builder.shuffle_vector(left, left, high),
+            )
+        return builder.extract_element(left, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(_REGISTER), generate
 
 
 @intrinsic

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from models.architecture import Architecture
 from models.attention import attend, attend_from_candidates
-from models.fused import rms_norm, swiglu
+from models.fused import add_norm, rms_norm, swiglu
 from models.rows import Rows
 
 __all__ = ["Transformer", "rotary_table"]
@@ -27,16 +27,23 @@ INIT_STD = 0.02
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, computed in float32."""
+    """x / rms(x) * weight over the last dimension, computed in float32.
+
+    What a branch gave is added to the residual in the same pass, as both are bound by memory.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, hidden_TD: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(T, D) -> (T, D) of `dtype`."""
+    def forward(
+        self, hidden_TD: Tensor, branch_TD: Tensor | None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of both, (T, D) float32, and the norm of that, (T, D) of `dtype`."""
         with torch.autocast(hidden_TD.device.type, enabled=False):
-            return rms_norm(hidden_TD.float(), self.weight, NORM_EPSILON, dtype)
+            if branch_TD is None:
+                return hidden_TD, rms_norm(hidden_TD, self.weight, NORM_EPSILON, dtype)
+            return add_norm(hidden_TD, branch_TD, self.weight, NORM_EPSILON, dtype)
 
 
 def _product_dtype(device: torch.device) -> torch.dtype:
@@ -93,7 +100,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm and beside a residual."""
+    """Attention and feed-forward, each behind a norm and beside a residual.
+
+    What comes in and goes out is a pair: the residual, float32, and what is still to be added to
+    it, which the next norm does.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -102,20 +113,26 @@ class Block(nn.Module):
         self.feedforward_norm = RMSNorm(architecture.width)
         self.feedforward = FeedForward(architecture)
 
-    def forward(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
-        """(T, D) -> (T, D)."""
+    def forward(
+        self, hidden_TD: Tensor, branch_TD: Tensor | None, rows: Rows, rotary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(T, D) twice -> (T, D) twice."""
         dtype = _product_dtype(hidden_TD.device)
-        normed_TD = self.attention_norm(hidden_TD, dtype)
-        hidden_TD = hidden_TD + self.attention(normed_TD, rows, rotary)
-        return hidden_TD + self.feedforward(self.feedforward_norm(hidden_TD, dtype))
+        hidden_TD, normed_TD = self.attention_norm(hidden_TD, branch_TD, dtype)
+        mixed_TD = self.attention(normed_TD, rows, rotary)
+        hidden_TD, normed_TD = self.feedforward_norm(hidden_TD, mixed_TD, dtype)
+        return hidden_TD, self.feedforward(normed_TD)
 
-    def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
-        """(T, D) -> (C, D): the candidates' part of `forward`."""
+    def of_candidates(
+        self, hidden_TD: Tensor, branch_TD: Tensor | None, rows: Rows, rotary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(T, D) twice -> (C, D) twice: the candidates' part of `forward`."""
         dtype = _product_dtype(hidden_TD.device)
-        normed_TD = self.attention_norm(hidden_TD, dtype)
+        hidden_TD, normed_TD = self.attention_norm(hidden_TD, branch_TD, dtype)
         mixed_CD = self.attention.of_candidates(normed_TD, rows, rotary)
-        hidden_CD = hidden_TD[rows.num_history_tokens :] + mixed_CD
-        return hidden_CD + self.feedforward(self.feedforward_norm(hidden_CD, dtype))
+        hidden_CD = hidden_TD[rows.num_history_tokens :]
+        hidden_CD, normed_CD = self.feedforward_norm(hidden_CD, mixed_CD, dtype)
+        return hidden_CD, self.feedforward(normed_CD)
 
 
 class Transformer(nn.Module):
@@ -136,10 +153,12 @@ class Transformer(nn.Module):
         """
         rotary = rotary_table(rows.positions, self.architecture.head_width)
         *blocks, last = cast(Sequence[Block], self.blocks)
+        hidden_TD, branch_TD = hidden_TD.float(), None
         for block in blocks:
-            hidden_TD = block(hidden_TD, rows, rotary)
+            hidden_TD, branch_TD = block(hidden_TD, branch_TD, rows, rotary)
         final = last.of_candidates if rows.with_candidates else last
-        return self.final_norm(final(hidden_TD, rows, rotary))
+        _, normed = self.final_norm(*final(hidden_TD, branch_TD, rows, rotary))
+        return normed
 
 
 def init_linear(module: nn.Module) -> None:

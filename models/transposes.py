@@ -10,6 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from models.bfloat16 import narrowed, widened
 from models.registers import COLUMNS, intrinsic
 
 __all__ = ["RUN", "gather", "scatter"]
@@ -21,7 +22,6 @@ RUN = 8
 _HALF = 16
 _LINE = ir.VectorType(ir.FloatType(), _HALF)
 _RUN = ir.VectorType(ir.FloatType(), RUN)
-_RUN_BITS = ir.VectorType(ir.IntType(32), RUN)
 _RUN_HALVES = ir.VectorType(ir.IntType(16), RUN)
 
 
@@ -68,25 +68,15 @@ def _load_run(context: Any, builder: Any, kinds: Any, values: Any, column: int) 
     place = _run(context, builder, kinds, values, column)
     if kinds[1].dtype == types.float32:
         return builder.load(place, align=4)
-    bits = builder.zext(builder.load(place, align=2), _RUN_BITS)
-    return builder.bitcast(builder.shl(bits, _run_of(16)), _RUN)
+    return widened(builder, builder.load(place, align=2))
 
 
 def _store_run(context: Any, builder: Any, kinds: Any, values: Any, column: int, run: Any) -> None:
     place = _run(context, builder, kinds, values, column)
     if kinds[1].dtype == types.float32:
         builder.store(run, place, align=4)
-        return
-    bits = builder.bitcast(run, _RUN_BITS)
-    odd = builder.and_(builder.lshr(bits, _run_of(16)), _run_of(1))
-    rounded = builder.lshr(builder.add(builder.add(bits, _run_of(0x7FFF)), odd), _run_of(16))
-    is_nan = builder.fcmp_unordered("uno", run, run)
-    rounded = builder.select(is_nan, _run_of(0x7FC0), rounded)
-    builder.store(builder.trunc(rounded, _RUN_HALVES), place, align=2)
-
-
-def _run_of(number: int) -> ir.Constant:
-    return ir.Constant(_RUN_BITS, [number] * RUN)
+    else:
+        builder.store(narrowed(builder, run), place, align=2)
 
 
 def _run(context: Any, builder: Any, kinds: Any, values: Any, column: int) -> Any:

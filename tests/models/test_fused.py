@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import fused
-from models.fused import rms_norm, rotate_, swiglu
+from models.fused import add_norm, rms_norm, rotate_, swiglu
 from models.transformer import rotary_table
 from tests.models.plain import turned
 
@@ -17,7 +17,7 @@ ROUNDED_ONCE = 2**-8 * 1.001
 def way(request, monkeypatch):
     """On a CPU both ways are there; elsewhere the second."""
     if request.param == "by PyTorch":
-        monkeypatch.setattr(fused, "_is_for_cpu", lambda tensor: False)
+        monkeypatch.setattr(fused, "_is_compiled_for", lambda *given, **named: False)
 
 
 def both(ours, plain, *inputs):
@@ -32,23 +32,75 @@ def both(ours, plain, *inputs):
     return zip(*found, strict=True)
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 7])
+def plain_norm(hidden, weight):
+    return hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+# Two registers; what fills none is PyTorch's.
+@pytest.mark.parametrize(("tokens", "width"), [(0, 64), (1, 64), (7, 64), (7, 12)])
 @pytest.mark.usefixtures("way")
-def test_rms_norm(tokens):
-    def plain(hidden, weight):
-        return hidden / (hidden.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+def test_rms_norm(tokens, width):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, width) * 3, torch.randn(width)
+    for actual, expected in both(lambda h, w: rms_norm(h, w, 1e-5), plain_norm, hidden, weight):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(0, 64), (1, 64), (7, 64), (7, 12)])
+@pytest.mark.usefixtures("way")
+def test_a_sum_and_its_norm(tokens, width):
+    def ours(hidden, branch, weight):
+        return torch.cat(add_norm(hidden, branch, weight, 1e-5))
+
+    def plain(hidden, branch, weight):
+        return torch.cat([hidden + branch, plain_norm(hidden + branch, weight)])
 
     torch.manual_seed(0)
-    hidden, weight = torch.randn(tokens, 12) * 3, torch.randn(12)
-    for actual, expected in both(lambda h, w: rms_norm(h, w, 1e-5), plain, hidden, weight):
+    given = torch.randn(tokens, width), torch.randn(tokens, width), torch.randn(width)
+    for actual, expected in both(ours, plain, *given):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_sum_and_its_norm_with_bfloat16_round_once():
+    torch.manual_seed(0)
+    hidden, branch = torch.randn(50, 64), torch.randn(50, 64).bfloat16()
+    weight, found = torch.randn(64), []
+    by_sum, by_normed = torch.randn(50, 64), torch.randn(50, 64).bfloat16()
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [hidden.clone(), branch.to(dtype), weight.clone()]
+        given = [value.requires_grad_() for value in given]
+        result = add_norm(*given, 1e-5, dtype)
+        assert [value.dtype for value in result] == [torch.float32, dtype]
+        gradients = torch.autograd.grad(result, given, [by_sum, by_normed.to(dtype)])
+        assert [value.dtype for value in gradients] == [torch.float32, dtype, torch.float32]
+        found.append((*result, *gradients))
+    for name, half, single in zip(("sum", "normed", "h", "b", "w"), *found, strict=True):
+        rounded = half.dtype == torch.bfloat16
+        rtol = ROUNDED_ONCE if rounded else 1e-5
+        torch.testing.assert_close(half.float(), single, rtol=rtol, atol=1e-5, msg=name)
+
+
+@pytest.mark.usefixtures("way")
+def test_only_the_norm_of_a_sum_is_wanted():
+    """As after the last block: nothing comes back by way of the sum."""
+    torch.manual_seed(0)
+    given = [torch.randn(3, 32, requires_grad=True) for _ in range(2)]
+    probe = torch.randn(3, 32)
+    _, normed = add_norm(*given, torch.ones(32), 1e-5)
+    found = torch.autograd.grad((normed * probe).sum(), given)
+    (expected,) = torch.autograd.grad(
+        (plain_norm(sum(given), torch.ones(32)) * probe).sum(), given[:1]
+    )
+    for gradient in found:
+        torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.usefixtures("way")
 def test_rms_norm_as_bfloat16_rounds_once():
     torch.manual_seed(0)
-    hidden, weight = torch.randn(50, 16) * 3, torch.randn(16)
-    probe, found = torch.randn(50, 16).bfloat16(), []
+    hidden, weight = torch.randn(50, 64) * 3, torch.randn(64)
+    probe, found = torch.randn(50, 64).bfloat16(), []
     for dtype in (torch.bfloat16, torch.float32):
         given = [value.clone().requires_grad_() for value in (hidden, weight)]
         result = rms_norm(*given, 1e-5, dtype)
@@ -62,23 +114,23 @@ def test_rms_norm_as_bfloat16_rounds_once():
 
 @pytest.mark.usefixtures("way")
 def test_rms_norm_of_zeros_is_zero_and_has_a_gradient():
-    hidden = torch.zeros(2, 4, requires_grad=True)
-    normalized = rms_norm(hidden, torch.ones(4), 1e-5)
+    hidden = torch.zeros(2, 32, requires_grad=True)
+    normalized = rms_norm(hidden, torch.ones(32), 1e-5)
     normalized.sum().backward()
     assert normalized.count_nonzero() == 0
     assert hidden.grad is not None
-    torch.testing.assert_close(hidden.grad, torch.full((2, 4), 1e-5**-0.5))
+    torch.testing.assert_close(hidden.grad, torch.full((2, 32), 1e-5**-0.5))
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.parametrize(("tokens", "width"), [(0, 128), (1, 128), (7, 128), (7, 10)])
 @pytest.mark.usefixtures("way")
-def test_swiglu(tokens):
+def test_swiglu(tokens, width):
     def plain(gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
         return gate * torch.sigmoid(gate) * up
 
     torch.manual_seed(0)
-    for actual, expected in both(swiglu, plain, torch.randn(tokens, 10) * 2):
+    for actual, expected in both(swiglu, plain, torch.randn(tokens, width) * 2):
         torch.testing.assert_close(actual, expected)
 
 
@@ -103,7 +155,7 @@ def test_rotation_in_bfloat16_rounds_once():
 
 
 def test_swiglu_in_bfloat16_rounds_once():
-    gate_up, probe = torch.randn(50, 16).bfloat16(), torch.randn(50, 8).bfloat16()
+    gate_up, probe = torch.randn(50, 128).bfloat16(), torch.randn(50, 64).bfloat16()
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         given = gate_up.to(dtype).requires_grad_()
@@ -116,25 +168,28 @@ def test_swiglu_in_bfloat16_rounds_once():
 
 @pytest.mark.usefixtures("way")
 def test_swiglu_in_bfloat16_is_near_float32():
-    gate_up = torch.randn(50, 16)
+    gate_up = torch.randn(50, 128)
     low = swiglu(gate_up.bfloat16()).float()
     torch.testing.assert_close(low, swiglu(gate_up), atol=0.05, rtol=0.02)
 
 
 @pytest.mark.usefixtures("way")
 def test_large_and_spoiled_numbers():
-    gates = torch.tensor([-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, torch.nan])
-    given = torch.cat([gates, torch.ones(8)]).view(1, -1).requires_grad_()
+    gates = torch.tensor([-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, torch.nan]).repeat(4)
+    given = torch.cat([gates, torch.ones(32)]).view(1, -1).requires_grad_()
     found = swiglu(given)
     expected = torch.nn.functional.silu(gates).unsqueeze(0)
     torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-6, rtol=1e-6)
-    (gradient,) = torch.autograd.grad(found[:, 1:-1].sum(), given)
-    assert gradient[:, :7].isfinite().all()
-    assert rms_norm(torch.tensor([[torch.nan, 1.0]]), torch.ones(2), 1e-5).isnan().all()
+    chosen = gates.abs() < 1e30
+    (gradient,) = torch.autograd.grad(found[:, chosen].sum(), given)
+    assert gradient[:, :32][:, ~gates.isnan()].isfinite().all()
+    spoiled = torch.ones(1, 32)
+    spoiled[0, 5] = torch.nan
+    assert rms_norm(spoiled, torch.ones(32), 1e-5).isnan().all()
 
 
 def test_threads_change_nothing():
-    gate_up = torch.randn(50, 16)
+    gate_up = torch.randn(50, 128)
     before, found = torch.get_num_threads(), []
     for number in (1, 3):
         torch.set_num_threads(number)

@@ -11,7 +11,7 @@ from models.rows import Rows
 from models.transformer import Transformer, rotary_table
 from tests.models.plain import offsets
 
-ARCHITECTURE = Architecture.parse("L2H16A2")
+ARCHITECTURE = Architecture.parse("L2H32A2")
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=9)
 
 
@@ -43,7 +43,7 @@ def make(seed: int) -> Transformer:
     torch.manual_seed(seed)
     transformer = Transformer(ARCHITECTURE)
     for parameter in transformer.parameters():  # larger than at the start, so that errors show
-        nn.init.normal_(parameter, std=0.3)
+        nn.init.normal_(parameter, std=0.2)
     return transformer
 
 
