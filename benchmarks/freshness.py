@@ -1,19 +1,21 @@
 """How fresh must tables and dense layers be? Day after day on a simulated marketplace.
 
-    python -m benchmarks.freshness FOLDER [--users 4000] [--items 4000] [--days 28] [--seed 0]
+    python -m benchmarks.freshness FOLDER [--users 1500] [--items 2000] [--cold 15] [--days 47]
+                                          [--seeds 3]
 
-Every variant starts from one cold run on the first half of the days and goes through the second
-half, each day's model being tested on the requests of the next day, which nothing has learned from.
-Ids are hashed, so that tables of any day take rows of any other. Prints a table, and writes
-FOLDER/freshness.json; docs/freshness.md says what came out. All figures are of SIMULATED data. A
-rerun goes on where the last one was interrupted.
+Every variant starts from one cold run on the first `--cold` days and goes through the others, each
+day's model being tested on the requests of the next day, which nothing has learned from. Ids are
+hashed, so that tables of any day take rows of any other. Seeds are those of the marketplace and of
+the models. Prints a table, and writes FOLDER/freshness.json; docs/freshness.md says what came out.
+All figures are of SIMULATED data. A rerun goes on where the last one was interrupted.
 """
 
 import argparse
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -49,13 +51,14 @@ class Variant:
     """carried, anew (goes on without the optimizer's state), cold (from random), old"""
 
 
+# The first is what jobs.daily does by default.
 VARIANTS = {
-    "tables and dense go on": Variant("carried", "carried"),
-    "dense optimizer anew": Variant("carried", "anew"),
-    "tables' optimizer anew": Variant("anew", "carried"),
-    f"dense cold, on {WINDOW.days} days": Variant("carried", "cold"),
+    "tables and dense go on": Variant("anew", "carried"),
+    "tables' optimizer carried": Variant("carried", "carried"),
+    "dense optimizer anew": Variant("anew", "anew"),
+    f"dense cold, on {WINDOW.days} days": Variant("anew", "cold"),
     "old tables, dense goes on": Variant("old", "carried"),
-    "new tables, old dense": Variant("carried", "old"),
+    "new tables, old dense": Variant("anew", "old"),
     "old tables, old dense": Variant("old", "old"),
 }
 
@@ -66,29 +69,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--users", type=int, default=4000)
-    parser.add_argument("--items", type=int, default=4000)
-    parser.add_argument("--days", type=int, default=28)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--users", type=int, default=1500)
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--cold", type=int, default=15)
+    parser.add_argument("--days", type=int, default=47)
+    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    market = Market(arguments)
-    market.make()
-    found: dict[str, Any] = {}
-    for number, (name, variant) in enumerate(VARIANTS.items()):
-        found[name] = market.run(f"variant-{number}", variant)
-        print(f"{name}: {fmean(found[name]['auc']):.4f}", flush=True)
-        (market.folder / "freshness.json").write_text(json.dumps(found, indent=2) + "\n")
+    found: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
+    for seed in range(arguments.seeds):
+        market = Market(arguments, seed)
+        market.make()
+        for number, (name, variant) in enumerate(VARIANTS.items()):
+            found[name].append(market.run(f"variant-{number}", variant))
+            print(f"seed {seed}, {name}: {fmean(found[name][-1]):.4f}", flush=True)
+        (arguments.folder / "freshness.json").write_text(json.dumps(found, indent=2) + "\n")
     _print(found, arguments)
 
 
 class Market:
-    """The data, and the models of each variant in a root of its own."""
+    """The data of a seed, and the models of each variant in a root of its own."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
-        self.folder: Path = arguments.folder
+    def __init__(self, arguments: argparse.Namespace, seed: int) -> None:
+        self.arguments, self.seed = arguments, seed
+        self.folder: Path = arguments.folder / f"seed-{seed}"
         self.last = FIRST + timedelta(days=arguments.days - 1)
-        self.start = FIRST + timedelta(days=arguments.days // 2 - 1)
+        self.start = FIRST + timedelta(days=arguments.cold - 1)
         # Each is tested on the day after it, whose labels need one more day to be final.
         self.days = days_between(self.start + ONE_DAY, self.last - 2 * ONE_DAY)
 
@@ -97,7 +102,7 @@ class Market:
         a = self.arguments
         if not (self.folder / "events").exists():
             sizes = [f"--users={a.users}", f"--items={a.items}", f"--days={a.days}"]
-            _quietly(simulate.main, [f"--out={self.folder}", *sizes, f"--seed={a.seed}"])
+            _quietly(simulate.main, [f"--out={self.folder}", *sizes, f"--seed={self.seed}"])
         # Up to the start, for what is open that evening, and to the end.
         for last in (self.start, self.last):
             days = (FIRST, last)
@@ -114,8 +119,8 @@ class Market:
                 ]
                 self._pretrain(self._settings(way, (day, day), (day, day), *going_on))
 
-    def run(self, root: str, variant: Variant) -> dict[str, list[float]]:
-        """A variant through all days: each day's model on the next day's requests."""
+    def run(self, root: str, variant: Variant) -> list[float]:
+        """A variant through all days: the AUC of each day's model on the next day's requests."""
         self._link(root, PREPARED, "carried")
         self._link_tables(root, variant)
         tested: list[Mapping[str, Any]] = []
@@ -123,15 +128,11 @@ class Market:
             settings = self._ranking(root, variant, day)
             _quietly(rank.rank, Arguments(settings, resume=True))
             tested.append(self._test(root, day))
-        return {
-            "auc": [found["all"]["auc"] for found in tested],
-            "log_loss": [found["all"]["log_loss"] for found in tested],
-        }
+        return [found["all"]["auc"] for found in tested]
 
     def _settings(
         self, root: str, pretraining: tuple[date, date], ranking: tuple[date, date], *more: str
     ) -> JobSettings:
-        seed = self.arguments.seed
         overrides = [
             f"data.root={self.folder / root}",
             f"source.path={self.folder / 'events'}",
@@ -145,8 +146,8 @@ class Market:
             "checks.max_action_drift=1.0",
             f'days.pretraining=["{pretraining[0]}", "{pretraining[1]}"]',
             f'days.ranking=["{ranking[0]}", "{ranking[1]}"]',
-            f"pretraining.training.seed={seed}",
-            f"ranking.training.seed={seed}",
+            f"pretraining.training.seed={self.seed}",
+            f"ranking.training.seed={self.seed}",
             *more,
         ]
         return load_settings(JobSettings, CONFIG, overrides)
@@ -207,21 +208,31 @@ def _quietly(work: Callable[..., Any], *arguments: Any) -> None:
         work(*arguments)
 
 
-def _print(found: Mapping[str, Mapping[str, list[float]]], arguments: argparse.Namespace) -> None:
-    first = next(iter(found.values()))["auc"]
+def _print(found: Mapping[str, list[list[float]]], arguments: argparse.Namespace) -> None:
+    first = next(iter(found.values()))
     print(
-        f"SIMULATED: {arguments.users:,} users, {arguments.items:,} items, seed {arguments.seed}, "
-        f"{len(first)} days tested; {machine()}"
+        f"SIMULATED: {arguments.users:,} users, {arguments.items:,} items, {len(first)} seeds, "
+        f"{len(first[0])} days tested; {machine()}"
     )
-    columns = f"{'AUC':>7} {'gap':>8} {'+/-':>7} {'first 3':>8} {'last 3':>8}"
-    print(f"{'':28} {columns}")
-    for name, result in found.items():
-        gaps = [mine - theirs for mine, theirs in zip(result["auc"], first, strict=True)]
-        error = stdev(gaps) / len(gaps) ** 0.5
+    weeks = [slice(0, 7), slice(7, 14), slice(14, 21), slice(-7, None)]
+    heads = ("week 1", "week 2", "week 3", "last 7")
+    print(f"{'':28} {'AUC':>7} {'gap':>8} {'+/-':>7}" + "".join(f"{head:>9}" for head in heads))
+    for name, of_seeds in found.items():
+        gaps = [
+            [mine - theirs for mine, theirs in zip(*both, strict=True)]
+            for both in zip(of_seeds, first, strict=True)
+        ]
+        by_week = (fmean(fmean(days[week]) for days in gaps) for week in weeks)
         print(
-            f"{name:28} {fmean(result['auc']):7.4f} {fmean(gaps):+8.4f} {error:7.4f} "
-            f"{fmean(gaps[:3]):+8.4f} {fmean(gaps[-3:]):+8.4f}"
+            f"{name:28} {fmean(map(fmean, of_seeds)):7.4f} {fmean(map(fmean, gaps)):+8.4f} "
+            f"{_error([fmean(days) for days in gaps]):7.4f}"
+            + "".join(f"{gap:+9.4f}" for gap in by_week)
         )
+
+
+def _error(means: Sequence[float]) -> float:
+    """The standard error over seeds."""
+    return stdev(means) / len(means) ** 0.5 if len(means) > 1 else math.nan
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Legend: T packed tokens, C candidates among them, H heads, E head width, B L buc
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -114,9 +115,9 @@ def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
     """Call it in as many threads as PyTorch has, each with every so many-th rows."""
     arrays = arrays_of(*tensors)
     # Runs of rows that go together anyway.
-    runs = torch.from_numpy(looks.order).split(COLUMNS)
-    num_shares = min(torch.get_num_threads(), len(runs))
-    orders = [torch.cat(runs[share::num_shares]).numpy() for share in range(num_shares)]
+    runs = np.arange(len(looks.order)) // COLUMNS
+    num_shares = min(torch.get_num_threads(), int(runs[-1]) + 1) if runs.size else 1
+    orders = [looks.order[runs % num_shares == share] for share in range(num_shares)]
     in_threads(function, [(looks._replace(order=order), *arrays) for order in orders])
 
 
