@@ -1,7 +1,9 @@
 """Python functions compiled for the processor that they run on (numba)."""
 
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -57,9 +59,21 @@ def arrays_of(*tensors: Tensor) -> list[Array]:
 
 def in_threads(function: Callable[..., None], shares: Sequence[Sequence[Any]]) -> None:
     """Call a compiled function with each share of the arguments, all at once."""
-    if len(shares) == 1:
-        function(*shares[0])
+    first, *others = shares
+    if not others:
+        function(*first)
         return
-    with ThreadPoolExecutor(len(shares)) as pool:
-        for done in [pool.submit(function, *share) for share in shares]:
-            done.result()
+    pool = _pool_of(os.getpid(), len(others))
+    begun = [pool.submit(function, *share) for share in others]
+    try:
+        function(*first)
+    finally:
+        wait(begun)
+    for done in begun:
+        done.result()
+
+
+@cache
+def _pool_of(process: int, num_threads: int) -> ThreadPoolExecutor:  # noqa: ARG001 (see below)
+    """Kept, as starting threads costs as much as a small function; a fork has no parent's."""
+    return ThreadPoolExecutor(num_threads, "compiled")

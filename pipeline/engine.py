@@ -85,6 +85,10 @@ class Engine(ABC):
     def table(self, name: str) -> Table:
         """What was computed or added under that name."""
 
+    def numbered(self, table: Table, name: str) -> Table:
+        """`table` and a column of numbers, each row's own, int64; others at every evaluation."""
+        return table.mutate(**{name: ibis.row_number()})
+
     def sorted_lists(
         self,
         name: str,

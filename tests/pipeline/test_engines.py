@@ -5,6 +5,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.engine import EngineSettings, open_engine
@@ -121,6 +122,23 @@ def test_sampled_requests_are_the_same_on_both_engines(tmp_path):
     for day in (DAYS.validation[0], DAYS.test[0]):
         counts = duckdb[f"requests/day={day}"].counts
         assert counts["candidates"] > counts["label_buy_positives"] > 0
+
+
+@pytest.mark.slow
+@needs_java
+def test_spark_numbers_the_rows_of_all_partitions(tmp_path):
+    pytest.importorskip("pyspark")
+    settings = EngineSettings(
+        kind="spark", spark=FOR_FEW_ROWS | {"spark.sql.shuffle.partitions": "3"}
+    )
+    with open_engine(tmp_path, settings) as engine:
+        given = engine.in_memory(pa.table({"x": list(range(100))}))
+        grouped = given.group_by("x").agg(times=given.count())
+        numbered = engine.computed("numbered", engine.numbered(grouped, "number"))
+        numbers = [row["number"] for row in engine.rows_of(numbered)]
+    assert len(set(numbers)) == 100
+    # A partition counts from a multiple of this.
+    assert max(numbers) >= 2**33
 
 
 def test_spark_without_its_package(tmp_path, monkeypatch):
