@@ -107,8 +107,8 @@ class RankingSettings(Settings):
     continue_from: date | None = None
     # With its optimizer's moments.
     carry_optimizer: bool = True
-    # Validations an epoch, the one at its end included. Each costs about a third of training on as
-    # many samples.
+    # Validations an epoch, the one at its end included. Each costs about two fifths of training on
+    # as many samples.
     evaluations_per_epoch: int = Field(default=1, ge=1)
     training: TrainingSettings = TrainingSettings()
 
