@@ -59,10 +59,10 @@ after = "ctr"
 window = "1d"
 
 [pretraining]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 
 [ranking]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 task = "ctr"
 transfer_tables = ["item_id", "category", "seller"]
 """

@@ -46,18 +46,18 @@ def test_a_half_written_export(chain, copy):
 
 
 def test_an_export_of_another_width(chain, copy):
-    with pytest.raises(ExportError, match="table item_id: width 16 in the export, 32 in the model"):
-        run(rank.rank, chain, copy, "ranking.architecture=L1H32A2")
+    with pytest.raises(ExportError, match="table item_id: width 32 in the export, 64 in the model"):
+        run(rank.rank, chain, copy, "ranking.architecture=L1H64A2")
 
 
 def test_dense_layers_of_another_depth(chain, copy):
     with pytest.raises(ExportError, match="both must have one architecture"):
-        run(rank.rank, chain, copy, "ranking.architecture=L2H16A2", "ranking.strategy=FT&SF")
-    run(rank.rank, chain, copy, "ranking.architecture=L2H16A2", "ranking.strategy=ST&SF")
+        run(rank.rank, chain, copy, "ranking.architecture=L2H32A2", "ranking.strategy=FT&SF")
+    run(rank.rank, chain, copy, "ranking.architecture=L2H32A2", "ranking.strategy=ST&SF")
     with pytest.raises(
         CheckpointError, match=r"ranking\.architecture\.num_layers = 1, now it is 2"
     ):
-        run(evaluate.evaluate, chain, copy, "ranking.architecture=L2H16A2")
+        run(evaluate.evaluate, chain, copy, "ranking.architecture=L2H32A2")
 
 
 def test_runs_that_were_not_made_alike_are_said_to_be(chain, copy):

@@ -53,8 +53,8 @@ def test_frozen_tables_are_those_of_the_export_to_the_bit(chain):
 def test_strategies_take_what_the_paper_says(chain):
     assert "tables" not in result_of(chain, Strategy.NT)["transferred"]
     assert "dense_parameters" not in result_of(chain, Strategy.ST)["transferred"]
-    # The Transformer of L1H16A2, its final norm, two segment vectors.
-    assert result_of(chain, Strategy.FT)["transferred"]["dense_parameters"] == 3360 + 16 + 32
+    # The Transformer of L1H32A2, its final norm, two segment vectors.
+    assert result_of(chain, Strategy.FT)["transferred"]["dense_parameters"] == 13_376 + 32 + 64
 
 
 def test_validation_within_and_across_epochs(chain):

@@ -221,7 +221,7 @@ def test_refuses_what_is_not_finished_or_whole(days):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pretraining.architecture=L2H16A2", r"was made with pretraining.architecture.num_layers"),
+        ("pretraining.architecture=L2H32A2", r"was made with pretraining.architecture.num_layers"),
         ("embeddings.optimizer=adagrad", "was made with embeddings.optimizer = 'rowwise_adagrad'"),
         ("embeddings.dtype=fp16", "was made with embeddings.dtype = 'fp32'"),
         ("features.0.headroom=0", "table item_id: 144 rows then, .* tables do not shrink"),

@@ -81,7 +81,7 @@ lanes = 4
 learning_rate = 0.5
 
 [pretraining]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 
 [pretraining.softmax]
 num_negatives = 16
@@ -94,7 +94,7 @@ warmup_steps = 2
 checkpoint_every_steps = 3
 
 [ranking]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 strategy = "ST&SF"
 transfer_tables = ["item_id", "category_id", "brand_id"]
 

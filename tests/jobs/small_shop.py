@@ -52,7 +52,7 @@ max_history = 12
 lanes = 4
 
 [pretraining]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 
 [pretraining.softmax]
 num_negatives = 32
@@ -67,7 +67,7 @@ log_every_steps = 4
 checkpoint_every_steps = 5
 
 [ranking]
-architecture = "L1H16A2"
+architecture = "L1H32A2"
 transfer_tables = ["item_id", "category"]
 evaluations_per_epoch = 2
 

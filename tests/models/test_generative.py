@@ -10,7 +10,7 @@ from models.rows import Rows
 from tests.models.plain import PlainTables, sequence_batch
 
 TABLE_ROWS = {"item_id": 40, "category": 6}
-ARCHITECTURE = Architecture.parse("L1H16A2")
+ARCHITECTURE = Architecture.parse("L1H32A2")
 LENGTHS = [5, 1, 9, 2]
 
 

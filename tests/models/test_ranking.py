@@ -9,7 +9,7 @@ from tests.models.plain import PlainTables, ranking_batch
 
 TABLE_ROWS = {"item_id": 40, "category": 6}
 CONTEXT_ROWS = {"shop": 4}
-ARCHITECTURE = Architecture.parse("L2H16A2")
+ARCHITECTURE = Architecture.parse("L2H32A2")
 
 
 def make(context=()):

@@ -19,7 +19,7 @@ from tests.models.reference import ReferenceGenerative, ReferenceRanking
 
 ITEM_ROWS = {"item_id": 40, "category": 6}
 CONTEXT_ROWS = {"shop": 4}
-ARCHITECTURE = Architecture.parse("L2H16A2")
+ARCHITECTURE = Architecture.parse("L2H32A2")
 SEEDS = st.integers(0, 2**30)
 TOLERANCE = 1e-4
 

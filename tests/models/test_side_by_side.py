@@ -33,11 +33,12 @@ from tests.models.reference import ReferenceGenerative, ReferenceRanking
 
 ITEM_ROWS = {"item_id": 120, "category": 9}
 CONTEXT_ROWS = {"shop": 5}
-ARCHITECTURE = Architecture.parse("L2H16A2")
+ARCHITECTURE = Architecture.parse("L2H32A2")
 SOFTMAX = SoftmaxSettings(num_negatives=30, full_softmax_rows=20)
 NUM_STEPS = 20
 WEIGHT_TOLERANCE = 1e-4
-SEED = 4
+# With most others the last bias, one number, hardly moves in all.
+SEED = 8
 TRAINING = TrainingSettings(
     learning_rate=3e-3, warmup_steps=5, weight_decay=0.1, clip_norm=0.5, seed=SEED
 )
