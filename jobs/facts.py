@@ -35,7 +35,7 @@ def run_facts(settings: JobSettings, runs: Sequence[RunRecord]) -> dict[str, str
         f"{first['parameters']['sparse']:,} in tables",
         "tables trained with": settings.embeddings.optimizer,
         "processes": f"{first['world_size']} on {first['device']}, "
-        f"{first['threads_per_rank']} threads each",
+        f"threads in each: {first['threads_per_rank']}",
         "machine": machine(),
         "torch": str(torch.__version__),
     }

@@ -129,7 +129,7 @@ class TrainingRun:
         self.world.say(
             f"{self.title}: {self.reader.num_rows:,} rows, {self.reader.steps_per_epoch:,} steps "
             f"an epoch, {self.world.size} ranks on {self.world.device.type}, "
-            f"{torch.get_num_threads()} threads each, {start}"
+            f"threads in each: {torch.get_num_threads()}, {start}"
         )
         for line in describe_plan(self.model):
             self.world.say(f"  {line}")

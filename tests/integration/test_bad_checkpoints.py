@@ -229,7 +229,7 @@ def small_disk(runs):
 
 def test_a_full_disk_is_told_and_the_run_goes_on(finished, runs, small_disk):
     reached = []
-    for size in ("40k", "80k", "120k", "160k"):
+    for size in ("100k", "200k", "300k", "400k"):
         small_disk(size)
         with pytest.raises(ShortageError, match="no space left on its disk") as told:  # noqa: SIM117
             with shortages_told(runs.folder):
