@@ -115,8 +115,8 @@ def add_norm(
 
 
 @compiled
-def _slope(row_TD: Array, t: int, weight_1D: Array, inverse: Any, gradient_TD: Array) -> Any:
-    """inverse^2 * mean(dy * y) of a token, which takes x off; dy = weight * gradient."""
+def _along_row(row_TD: Array, t: int, weight_1D: Array, inverse: Any, gradient_TD: Array) -> Any:
+    """inverse^2 * mean(dy * y) of a token: how much of x its gradient is without."""
     width = row_TD.shape[1]
     product = fill(_ZERO)
     for d in range(0, width, COLUMNS):
@@ -134,16 +134,19 @@ def rms_norm_backward(
     by_hidden_TD: Array,
     by_weight_1D: Array,
 ) -> None:
-    """Fill the gradients: dx = inverse * (dy - y * mean(dy * y)), with y = x * inverse."""
+    """Fill the gradients.
+
+    With y = x * inverse and dy = weight * gradient: dx = inverse * (dy - y * mean(dy * y)).
+    """
     tokens, width = hidden_TD.shape
     by_weight_1D[:] = _ZERO
     for t in range(tokens):
-        mean = fill(_slope(hidden_TD, t, weight_1D, inverse_T[t], gradient_TD))
+        share = fill(_along_row(hidden_TD, t, weight_1D, inverse_T[t], gradient_TD))
         inverse = fill(inverse_T[t])
         for d in range(0, width, COLUMNS):
             x, by = read(hidden_TD, t, d), read(gradient_TD, t, d)
             write(by_weight_1D, 0, d, read(by_weight_1D, 0, d) + by * x * inverse)
-            write(by_hidden_TD, t, d, inverse * by * read(weight_1D, 0, d) - x * mean)
+            write(by_hidden_TD, t, d, inverse * by * read(weight_1D, 0, d) - x * share)
 
 
 @compiled
@@ -161,12 +164,12 @@ def add_norm_backward(
     tokens, width = sum_TD.shape
     by_weight_1D[:] = _ZERO
     for t in range(tokens):
-        mean = fill(_slope(sum_TD, t, weight_1D, inverse_T[t], gradient_TD))
+        share = fill(_along_row(sum_TD, t, weight_1D, inverse_T[t], gradient_TD))
         inverse = fill(inverse_T[t])
         for d in range(0, width, COLUMNS):
             x, by = read(sum_TD, t, d), read(gradient_TD, t, d)
             write(by_weight_1D, 0, d, read(by_weight_1D, 0, d) + by * x * inverse)
-            by = inverse * by * read(weight_1D, 0, d) - x * mean
+            by = inverse * by * read(weight_1D, 0, d) - x * share
             by = by + read(by_sum_TD, t, d)
             write(by_hidden_TD, t, d, by)
             write(by_branch_TD, t, d, by)

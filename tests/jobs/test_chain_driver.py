@@ -25,9 +25,12 @@ from pipeline.errors import (
 
 @pytest.fixture(autouse=True)
 def _same_signals():
-    before = signal.getsignal(signal.SIGTERM)
+    # A shell that starts the tests in the background may have SIGINT ignored.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.getsignal(signal.SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +67,8 @@ def test_an_error_of_our_own_is_not_hidden():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_way_out_by_signals(capsys, number):
-    # A shell that starts the tests in the background may have it ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as ended:
         ended_by(lambda: os.kill(os.getpid(), number))
-    signal.signal(signal.SIGINT, before)
     assert ended.value.code == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
