@@ -36,7 +36,7 @@ from models.architecture import Architecture
 from models.generative import GenerativeModel, SoftmaxSettings
 from models.ranking import RankingModel
 
-__all__ = ["Measured"]
+__all__ = ["Measured", "build_model"]
 
 _NUM_BATCHES = 8
 
@@ -94,7 +94,7 @@ def measure(case: Case, world: World) -> Measured:
 def _steps(case: Case, architecture: Architecture, batches: list[Any], world: World) -> list[float]:
     """Seconds of each step of the jobs' loop."""
     training = TrainingSettings(precision=case.precision)  # pyright: ignore[reportArgumentType]
-    model, forward = _model(case, architecture, world.device)
+    model, forward = build_model(case, architecture, world.device)
     return step_seconds(world, model, forward, batches, training, case.steps)
 
 
@@ -111,7 +111,10 @@ def _plain_steps(
     return seconds
 
 
-def _model(case: Case, architecture: Architecture, device: torch.device) -> tuple[nn.Module, Any]:
+def build_model(
+    case: Case, architecture: Architecture, device: torch.device
+) -> tuple[nn.Module, Any]:
+    """The jobs' model of a case, sharded and filled; (batch, step) -> losses."""
     rows = {"item_id": case.num_items, "category_id": NUM_CATEGORIES}
     specs = [
         TableSpec(name=name, num_rows=number, dim=architecture.width, vocabulary_digest="")

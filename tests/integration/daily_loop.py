@@ -170,8 +170,8 @@ class Loop:
         """Whether anything was there to be killed."""
         stages, ranks = self.market.at_work(driver)
         drivers = [driver.pid] if driver.code is None else []
-        if victim == "job":
-            return self.market.cancel_one(self.random)
+        if victim in self.market.strikes:
+            return self.market.strikes[victim](self.random)
         targets = {
             "driver": drivers,
             "driver by TERM": drivers,

@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -112,6 +114,8 @@ class Market:
     """how long a day takes, about, where one that was measured elsewhere says nothing"""
     is_real = False
     """whether daily drivers keep torchx's own schedulers"""
+    strikes: Mapping[str, Callable[[Random], bool]] = MappingProxyType({})
+    """victims of its own: what strikes one, and says whether there was any"""
 
     def __init__(
         self,

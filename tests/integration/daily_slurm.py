@@ -3,32 +3,45 @@
     python -m tests.integration.daily_slurm FOLDER NUM_KILLS [SEED [NUM_DAYS]]
 
 The days of `test_daily_kills`, three tasks, every stage a job of Slurm that torchx submits, with
-torchrun's agents and pretraining on both nodes. Besides the driver, an agent or a rank is killed,
-with SIGKILL, and somebody cancels a job. What it publishes must be, bit for bit, what stages that
-are forked on this machine publish undisturbed. Needs root for the full disk, and an hour.
+torchrun's agents and pretraining on both nodes. Besides drivers, agents and ranks the daemons of
+Slurm that keep a job or a node are killed, with SIGKILL, and somebody cancels jobs. What it
+publishes must be, bit for bit, what stages that are forked on this machine publish undisturbed.
+Needs root for the full disk, and an hour.
 """
 
 import os
+import signal
 import sys
+import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
+from typing import get_args
 
+from jobs.chain.settings import Submitted
 from tests.integration.daily_comparison import LONG, disturbed, go_back, undisturbed
 from tests.integration.daily_market import THREE_TASKS, Market, simulate
 from tests.integration.forked_scheduler import Server, Started
-from tests.integration.processes import children, stages_at
-from tests.integration.slurm_cluster import Cluster, slurm_cluster
+from tests.integration.processes import above, children, stages_at
+from tests.integration.slurm_cluster import NODES, Cluster, slurm_cluster
 from tests.jobs.ledgers import wait_for
 
 __all__ = ["SlurmMarket"]
 
-VICTIMS = ("driver", "driver", "stage", "stage", "rank", "job", "all", "driver by TERM")
+# Drivers die at their writes besides.
+VICTIMS = (
+    *("driver", "driver by TERM", "all", "stage", "stage", "rank", "rank", "rank"),
+    *("job", "job's daemon", "job's daemon", "node's daemon"),
+)
+# A node is without its daemon for up to this long.
+MOST_AWAY_S = 20.0
 TASKS = "daily.parallel_tasks=3"
 # As many ranks as through Slurm, so that sums are over as many parts.
 FORKED = (TASKS, "daily.stages.pretrain.processes=2")
-THROUGH_SLURM = (TASKS, "daily.scheduler=slurm", "daily.stages.pretrain.nodes=2")
+# Slurm takes a job whose daemon is gone for one that runs, so that its time alone ends it.
+TIMEOUTS = tuple(f"daily.stages.{stage}.timeout=3m" for stage in get_args(Submitted))
+THROUGH_SLURM = (TASKS, "daily.scheduler=slurm", "daily.stages.pretrain.nodes=2", *TIMEOUTS)
 HOME = Path(__file__).parents[2]
 
 
@@ -44,6 +57,11 @@ class SlurmMarket(Market):
             like.folder, like.log, like.server, has_tasks=True, overrides=THROUGH_SLURM
         )
         self.cluster = cluster
+        self.strikes = {
+            "job": self._cancel_one,
+            "job's daemon": self._kill_daemon_of_job,
+            "node's daemon": self._kill_daemon_of_node,
+        }
         self._num_started = like._num_started
 
     def at_work(self, driver: Started) -> tuple[list[int], list[int]]:
@@ -56,12 +74,28 @@ class SlurmMarket(Market):
         """Agents and ranks of any stage: process -> command line."""
         return stages_at(str(self.config))
 
-    def cancel_one(self, random: Random) -> bool:
-        """Whether there was a job that somebody could cancel."""
+    def _cancel_one(self, random: Random) -> bool:
+        """As somebody might."""
         jobs = self.cluster.call("squeue", "--noheader", "--format=%A").split()
         if jobs:
             self.cluster.call("scancel", random.choice(jobs))
         return bool(jobs)
+
+    def _kill_daemon_of_job(self, random: Random) -> bool:
+        """Its processes go on, and nobody tells Slurm how they end."""
+        daemons = {above(process, "slurmstepd") for process in self.processes()} - {None}
+        if daemons:
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(sorted(daemons)), signal.SIGKILL)
+        return bool(daemons)
+
+    def _kill_daemon_of_node(self, random: Random) -> bool:
+        """The node cannot be reached for a while; its jobs go on."""
+        node = random.choice(NODES)
+        self.cluster.kill_node(node)
+        time.sleep(random.random() * MOST_AWAY_S)
+        self.cluster.start_node(node)
+        return True
 
 
 def check_jobs(market: SlurmMarket) -> None:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["children", "stages_at"]
+__all__ = ["above", "children", "stages_at"]
 
 
 def children(pid: int) -> list[int]:
@@ -12,11 +12,20 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     for each, path in _processes("stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # Past the name in brackets, which may hold anything: the state, then the parent.
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == pid and state != "Z":
+            _, state, parent = _status(path)
+            if parent == pid and state != "Z":
                 found.append(each)
     return found
+
+
+def above(pid: int, name: str) -> int | None:
+    """The nearest process above this one that has a name, if it still has one."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while pid:
+            pid = _status(Path(f"/proc/{pid}/stat"))[2]
+            if pid and _status(Path(f"/proc/{pid}/stat"))[0] == name:
+                return pid
+    return None
 
 
 def stages_at(word: str) -> dict[int, list[str]]:
@@ -28,6 +37,14 @@ def stages_at(word: str) -> dict[int, list[str]]:
             if word in line and "python" in line[0]:
                 found[each] = line
     return found
+
+
+def _status(path: Path) -> tuple[str, str, int]:
+    """A process's name, state and parent."""
+    # The name is in brackets, and may hold anything.
+    before, _, after = path.read_text().rpartition(")")
+    state, parent = after.split()[:2]
+    return before.partition("(")[2], state, int(parent)
 
 
 def _processes(name: str) -> Iterator[tuple[int, Path]]:

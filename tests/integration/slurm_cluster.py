@@ -16,9 +16,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["Cluster", "missing_part", "slurm_cluster"]
@@ -89,6 +89,9 @@ class Cluster:
     folder: Path
     environment: dict[str, str]
     """the environment in which Slurm's commands find it"""
+    one_core_a_node: bool = False
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """each node's"""
 
     def call(self, *command: str) -> str:
         """What one of Slurm's commands prints."""
@@ -96,6 +99,18 @@ class Cluster:
             command, env=self.environment, check=True, capture_output=True, text=True, timeout=60
         )
         return done.stdout.strip()
+
+    def start_node(self, node: str) -> None:
+        """Start a node's daemon; jobs that its last one left go on under it."""
+        self.daemons[node] = daemon = _popen(self, "slurmd", "-D", "-N", node)
+        if self.one_core_a_node:
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(daemon.pid, {cores[NODES.index(node) % len(cores)]})
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's daemon; what runs there goes on."""
+        self.daemons[node].kill()
+        self.daemons[node].wait()
 
 
 def missing_part() -> str | None:
@@ -121,17 +136,16 @@ def slurm_cluster(folder: Path, *, one_core_a_node: bool = False) -> Generator[C
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     _configure(folder, values | ports)
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
-    cluster = Cluster(folder, environment)
+    cluster = Cluster(folder, environment, one_core_a_node)
     with ExitStack() as stack:
         _start_munge(stack, cluster)
         _start_database(stack, cluster, ports["database_port"])
         _start(stack, cluster, "slurmdbd", "-D")
         _until(lambda: _answers(cluster, "sacctmgr", "-n", "list", "cluster"), cluster)
         cluster.call("sacctmgr", "-i", "add", "cluster", "test")
-        cores = sorted(os.sched_getaffinity(0))
-        for number, node in enumerate(NODES):
-            core = {cores[number % len(cores)]} if one_core_a_node else None
-            _start(stack, cluster, "slurmd", "-D", "-N", node, cores=core)
+        for node in NODES:
+            cluster.start_node(node)
+            stack.callback(lambda node=node: _stop(cluster.daemons[node]))
         _start(stack, cluster, "slurmctld", "-D")
         _until(lambda: _idle(cluster), cluster)
         stack.callback(_end_jobs, cluster)
@@ -191,25 +205,20 @@ def _start_database(stack: ExitStack, cluster: Cluster, port: int) -> None:
     _until(lambda: _listens(port), cluster)
 
 
-def _start(
-    stack: ExitStack,
-    cluster: Cluster,
-    name: str,
-    *arguments: str,
-    cores: Collection[int] | None = None,
-) -> None:
+def _start(stack: ExitStack, cluster: Cluster, name: str, *arguments: str) -> None:
     """Start a daemon in the foreground; stop it, the last one first, when the block ends."""
+    stack.callback(_stop, _popen(cluster, name, *arguments))
+
+
+def _popen(cluster: Cluster, name: str, *arguments: str) -> subprocess.Popen[bytes]:
     with (cluster.folder / f"{name}.output").open("a") as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [_program(name), *arguments],
             env=cluster.environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-    if cores is not None:
-        os.sched_setaffinity(process.pid, cores)
-    stack.callback(_stop, process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
