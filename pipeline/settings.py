@@ -27,12 +27,15 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+# pydantic's words for a value that should have been text.
+_WANTS_TEXT = ("string_type", "path_type")
+
 
 def load_settings(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     """Read a TOML file into `kind`, after applying overrides of the form `a.b=c`.
 
-    The right side of an override is read as a TOML value, and as a plain string where it is none
-    (`data.root=/tmp/x` needs no quotes).
+    The right side of an override is read as a TOML value, and as plain text where it is none or
+    where the setting takes text: neither `data.root=/tmp/x` nor `daily.attempt=12e5` needs quotes.
 
     Raises:
         ConfigError: no such file, bad TOML, unknown or mistyped setting (with its dotted path).
@@ -48,20 +51,39 @@ def load_settings(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S
     for override in overrides:
         _apply_override(values, override)
     try:
-        # Strict as of JSON: text for dates and paths, but no text for numbers, no 1 for true.
-        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+        return _validated(kind, values)
+    except ValidationError as error:
+        problems = error.errors()
+    # What looked like a number, say, may have been meant as text.
+    wanted = {problem["loc"] for problem in problems if problem["type"] in _WANTS_TEXT}
+    as_text = [each for each in overrides if tuple(_split(each)[0]) in wanted]
+    for override in as_text:
+        _apply_override(values, override, is_text=True)
+    try:
+        return _validated(kind, values)
     except ValidationError as error:
         lines = [_explain(kind, problem) for problem in error.errors()]
         raise ConfigError(f"{path}: " + "; ".join(lines)) from None
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _validated(kind: type[S], values: dict[str, Any]) -> S:
+    # Strict as of JSON: text for dates and paths, but no text for numbers, no 1 for true.
+    return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+
+
+def _split(override: str) -> tuple[list[str], str]:
+    """The keys and the text of `a.b=text`."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {override!r}: expected a.b=value")
+    return keys, text
+
+
+def _apply_override(values: dict[str, Any], override: str, *, is_text: bool = False) -> None:
+    keys, text = _split(override)
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = text if is_text else tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     section: Any = values

@@ -4,6 +4,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError
@@ -11,6 +13,7 @@ from pipeline.settings import load_settings
 from tests.jobs.small_shop import CONFIG
 
 CONFIGS = sorted((Path(__file__).parents[2] / "deploy" / "configs").glob("*.toml"))
+DAILY = next(path for path in CONFIGS if path.stem == "daily")
 SHOWN = ["requests.candidates='events'", "requests.actions=['impression']"]
 CTR = "tasks.ctr={label_actions=['click'], window='1h'}"
 CVR = "tasks.cvr={label_actions=['purchase'], after='ctr'}"
@@ -27,6 +30,15 @@ def settings(tmp_path):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_example_config_is_one(config):
     load_settings(JobSettings, config)
+
+
+@given(number=st.integers(0, 16**16 - 1))
+@example(number=0x404832647E020150)
+@example(number=0x1234567890123456)
+def test_every_name_of_an_attempt_can_be_set(number):
+    """Hexadecimal digits may look like a number: like inf, even."""
+    name = f"{number:016x}"
+    assert load_settings(JobSettings, DAILY, [f"daily.attempt={name}"]).daily.attempt == name
 
 
 def test_what_prepare_gets(settings):

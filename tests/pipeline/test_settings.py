@@ -31,8 +31,20 @@ def test_file_and_overrides(config):
 
 
 @pytest.mark.parametrize(
+    "text", ["7", "404832647e020150", "1234567890123456", "0x1f", "inf", "true", "2024-01-01", "[1]"]
+)
+def test_what_takes_text_takes_it_as_it_is(config, text):
+    """Whatever else TOML makes of it; what takes a number takes it as TOML does."""
+    overrides = ["train.num_steps=0x1f", f"train.name={text}", "parts=[{name='7'}]"]
+    settings = load_settings(Outer, config, overrides)
+    assert settings.train == Inner(num_steps=31, name=text)
+    assert settings.parts == (Inner(name="7"),)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("parts=[{name=7}]", r"parts\.0\.name: .*valid string \(got 7\)"),
         ("train.num_stpes=3", r"train\.num_stpes: unknown setting; known: name, num_steps"),
         ("trian.num_steps=3", r"trian: unknown setting; known: parts, required, train"),
         ("train.num_steps='many'", r"train\.num_steps: .*integer.*\(got 'many'\)"),
