@@ -121,9 +121,7 @@ def build_model(
         for name, number in rows.items()
     ]
     frozen = list(rows) if case.frozen else []
-    settings = EmbeddingSettings(
-        sharding=dict.fromkeys(rows, "data_parallel") if case.replicated else {}
-    )
+    settings = EmbeddingSettings(replicated_bytes=2**40 if case.replicated else 0)
     tables = EmbeddingTables(specs, settings, frozen=frozen, device=torch.device("meta"))
     if case.task == "pretraining":
         softmax = SoftmaxSettings(num_negatives=case.num_negatives)

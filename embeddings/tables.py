@@ -10,8 +10,8 @@ A table is held in one of three ways:
                  or (adamw) the tables are replicated and stepped with the dense parameters
     frozen       an EmbeddingBagCollection, sharded, looked up without gradient: no backward, no
                  communication of gradients, no optimizer state
-    replicated   a frozen table that every rank holds whole (`sharding.TABLE = "data_parallel"`):
-                 no communication at all
+    replicated   a frozen table that every rank holds whole, a small one or one that is asked for
+                 (`sharding.TABLE = "data_parallel"`): no communication at all
 
 Legend: M ids asked for, U distinct ids among them, D width of a table's vectors.
 """
@@ -68,6 +68,9 @@ class EmbeddingSettings(Settings):
     init_std: float = Field(default=0.02, gt=0)
     # Table name -> how it is sharded; the planner chooses for tables not named.
     sharding: dict[str, ShardingType] = Field(default_factory=dict)
+    # Frozen tables that `sharding` does not name are whole on every rank, the smallest first, as
+    # far as these bytes reach; 0 spreads all of them.
+    replicated_bytes: int = Field(default=2**30, ge=0)
     # What the planner may place on one rank; the default is TorchRec's for the device.
     memory_per_rank_bytes: int | None = Field(default=None, gt=0)
     # Bounds the memory an export needs beside the tables.
@@ -135,9 +138,7 @@ class EmbeddingTables(nn.Module):
         self._check(frozen)
         self.trainable_names = tuple(name for name in self.specs if name not in frozen)
         self.frozen_names = tuple(name for name in self.specs if name in frozen)
-        self.replicated_names = tuple(
-            name for name in self.frozen_names if settings.sharding.get(name) == "data_parallel"
-        )
+        self.replicated_names = self._choose_replicated()
         # Frozen tables that are spread over the ranks.
         self.sharded_frozen_names = tuple(
             name for name in self.frozen_names if name not in self.replicated_names
@@ -172,6 +173,20 @@ class EmbeddingTables(nn.Module):
                     rows = functional.embedding(distinct[name], self.replicated[module_name(name)])
                     vectors[name] = rows.float()
         return {name: Vectors(vectors[name], inverse[name]) for name in ids}
+
+    def _choose_replicated(self) -> tuple[str, ...]:
+        kinds, left = self.settings.sharding, self.settings.replicated_bytes
+        chosen = {name for name in self.frozen_names if kinds.get(name) == "data_parallel"}
+        sizes = {name: self._num_bytes(name) for name in self.frozen_names if name not in kinds}
+        for name, size in sorted(sizes.items(), key=lambda item: item[1]):
+            left -= size
+            if left >= 0:
+                chosen.add(name)
+        return tuple(name for name in self.frozen_names if name in chosen)
+
+    def _num_bytes(self, name: str) -> int:
+        spec = self.specs[name]
+        return spec.num_rows * spec.dim * self.settings.torch_dtype.itemsize
 
     def _collection(
         self, names: Sequence[str], device: torch.device

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.distributed as dist
 
 from embeddings.digests import content_digests
 from embeddings.freezing import check_frozen, prove_unchanged
@@ -11,6 +12,7 @@ from tests.distributed import run_distributed
 from tests.embeddings.small_model import plain_model, sharded_model, train
 
 FROZEN = ("item_id", "type")
+SPREAD = EmbeddingSettings(replicated_bytes=0)
 
 
 def train_with_frozen_tables(settings):
@@ -40,8 +42,7 @@ def train_with_frozen_tables(settings):
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adamw"])
 @pytest.mark.parametrize("replicated", [False, True])
 def test_frozen_tables_are_not_trained_in_any_way(optimizer, replicated):
-    sharding = dict.fromkeys(FROZEN, "data_parallel") if replicated else {}
-    settings = EmbeddingSettings(optimizer=optimizer, sharding=sharding)
+    settings = EmbeddingSettings(optimizer=optimizer, replicated_bytes=2**30 if replicated else 0)
     department = "tables.trainable.embedding_bags.table_department.weight"
     for rank in run_distributed(train_with_frozen_tables, 2, settings):
         assert rank["losses"][2] < rank["losses"][0]
@@ -57,11 +58,35 @@ def frozen_losses(settings):
 
 
 def test_where_frozen_tables_are_does_not_matter():
-    sharded = EmbeddingSettings()
-    replicated = EmbeddingSettings(sharding=dict.fromkeys(FROZEN, "data_parallel"))
-    assert run_distributed(frozen_losses, 2, sharded) == run_distributed(
-        frozen_losses, 2, replicated
-    )
+    spread = run_distributed(frozen_losses, 2, SPREAD)
+    asked_for = EmbeddingSettings(sharding=dict.fromkeys(FROZEN, "data_parallel"))
+    for settings in (EmbeddingSettings(), asked_for):
+        assert run_distributed(frozen_losses, 2, settings) == spread
+
+
+# In float32, 8 wide.
+TYPE_BYTES, ITEM_BYTES = 40 * 8 * 4, 70_000 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole"),
+    [
+        ({}, ("item_id", "type")),
+        ({"replicated_bytes": TYPE_BYTES + ITEM_BYTES}, ("item_id", "type")),
+        ({"replicated_bytes": TYPE_BYTES + ITEM_BYTES - 1}, ("type",)),
+        (
+            {"replicated_bytes": (TYPE_BYTES + ITEM_BYTES) // 2, "dtype": "fp16"},
+            ("item_id", "type"),
+        ),
+        ({"replicated_bytes": TYPE_BYTES - 1}, ()),
+        ({"replicated_bytes": 0, "sharding": {"item_id": "data_parallel"}}, ("item_id",)),
+        ({"sharding": {"type": "table_wise"}}, ("item_id",)),
+    ],
+)
+def test_small_frozen_tables_are_whole_everywhere(settings, whole):
+    tables = plain_model(EmbeddingSettings(**settings), frozen=FROZEN).tables
+    assert tables.replicated_names == whole
+    assert set(tables.sharded_frozen_names) == {*FROZEN} - {*whole}
 
 
 def test_other_tables_than_the_frozen_ones_are_refused():
@@ -74,21 +99,24 @@ def test_other_tables_than_the_frozen_ones_are_refused():
 
 
 def test_a_gradient_on_a_frozen_table_is_refused():
-    model = plain_model(EmbeddingSettings(), frozen=FROZEN)
+    model = plain_model(SPREAD, frozen=FROZEN)
     weight = model.get_parameter("tables.frozen.embedding_bags.table_type.weight")
     weight.grad = torch.zeros_like(weight)
     with pytest.raises(ExportError, match="table type is frozen, but has received a gradient"):
         check_frozen(model, FROZEN)
 
 
-def change_one_bit_on_the_last_rank():
-    model = sharded_model(EmbeddingSettings(), FROZEN)
+def change_one_bit_on_one_rank(settings):
+    model = sharded_model(settings, FROZEN)
     before = content_digests(model, FROZEN)
     for shard in local_shards(model)["type"]:
-        shard.tensor.view(torch.int32)[39, 7] ^= 1
+        if dist.get_rank() > 0 or not shard.replicated:
+            shard.tensor.view(torch.int32)[39, 7] ^= 1
     prove_unchanged(model, before)
 
 
 def test_one_changed_bit_is_proof_of_change():
     with pytest.raises(DigestError, match="frozen table type has changed"):
-        run_distributed(change_one_bit_on_the_last_rank, 2)
+        run_distributed(change_one_bit_on_one_rank, 2, SPREAD)
+    with pytest.raises(DigestError, match="table type: its copies differ between ranks"):
+        run_distributed(change_one_bit_on_one_rank, 2, EmbeddingSettings())

@@ -31,7 +31,8 @@ def test_file_and_overrides(config):
 
 
 @pytest.mark.parametrize(
-    "text", ["7", "404832647e020150", "1234567890123456", "0x1f", "inf", "true", "2024-01-01", "[1]"]
+    "text",
+    ["7", "404832647e020150", "1234567890123456", "0x1f", "inf", "true", "2024-01-01", "[1]"],
 )
 def test_what_takes_text_takes_it_as_it_is(config, text):
     """Whatever else TOML makes of it; what takes a number takes it as TOML does."""
