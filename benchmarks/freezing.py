@@ -1,6 +1,7 @@
 """What freezing the tables saves a ranking step: `python -m benchmarks.freezing`.
 
-    python -m benchmarks.freezing [--architecture L4H32A4] [--items N] [--turns N] [--core N]
+    python -m benchmarks.freezing [--architecture L4H32A4] [--items N] [--requests 512]
+                                  [--turns N] [--core N]
 
 Models with trained tables, with frozen tables spread over the processes and with frozen tables
 that every process holds whole take some steps each, by turns, in the same processes on the same
@@ -46,6 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--architecture", default="L4H32A4")
     parser.add_argument("--items", type=int, default=5_000_000, help="rows of the largest table")
+    parser.add_argument("--requests", type=int, default=512, help="a batch's, in each process")
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--core", type=int, default=0, help="the first core that measures")
     parser.add_argument("--here", metavar="CASE", help=argparse.SUPPRESS)
@@ -53,12 +55,14 @@ def main() -> None:
     if arguments.here:
         _measure(Case(**json.loads(arguments.here)), arguments.turns)
         return
-    print(f"{arguments.architecture}, {arguments.items:,} items, synthetic; {machine()}")
+    size = f"{arguments.items:,} items, {arguments.requests} requests a batch"
+    print(f"{arguments.architecture}, {size}, synthetic; {machine()}")
     for processes in (1, 2):
         case = Case(
             task="ranking",
             architecture=arguments.architecture,
             num_items=arguments.items,
+            rows=arguments.requests,
             steps=STEPS,
             core=arguments.core,
             processes=processes,

@@ -118,14 +118,19 @@ class Stages:
         publish_metrics(settings.monitoring, record.key.stage, record.key.task, facts)
 
     def _watch_left(self, record: Record, handle: str, settings: JobSettings) -> AppState:
-        """How it ends; it is given as long as a stage of its kind that was just submitted."""
+        """How it ends; it has what is left of its stage's time, however often drivers changed."""
         about = Submission(
             verb=record.key.stage, config=self.config, title=str(record.key), log_folder=Path()
         )
         timeout_s = settings.daily.stage(cast(Submitted, record.key.stage)).seconds
+        spent_s = (datetime.now(UTC) - record.started).total_seconds()
         try:
             return watch(
-                self.runner, handle, about, timeout_s=timeout_s, interrupted=self.interrupted
+                self.runner,
+                handle,
+                about,
+                timeout_s=max(0, timeout_s - spent_s),
+                interrupted=self.interrupted,
             )
         except StageError:
             return AppState.CANCELLED

@@ -16,11 +16,12 @@ from jobs.chain.failures import StageFailedError
 from jobs.chain.inputs import source_digests
 from jobs.chain.plan import DayPlan
 from jobs.chain.stages import Stages
-from jobs.ledger.records import StageKey
+from jobs.ledger.records import StageKey, moment_text
 from jobs.monitoring.metrics import RUN_STATES
 from jobs.monitoring.push import textfile_path
 from pipeline.errors import StageError
 from tests.jobs.daily_root import FIRST, DailyRoot
+from tests.jobs.ledgers import write
 
 NEXT, LAST = FIRST + timedelta(days=1), FIRST + timedelta(days=2)
 MADE_OF = {"config": "c", "code": "v"}
@@ -145,6 +146,22 @@ def test_what_was_left_and_never_ends_is_cancelled_when_its_time_is_over(chain, 
     assert scheduler.cancelled == ["slurm://torchx/12"]
     record = ledger.latest(StageKey(FIRST, "export"))
     assert (record.state, record.error) == ("lost", "its driver is gone; CANCELLED since")
+
+
+def test_what_was_left_has_no_more_time_than_it_had(chain, ledger):
+    """Drivers that die one after the other do not keep a job alive that hangs."""
+    begun = ledger.begin(StageKey(FIRST, "export"), inputs={}, **MADE_OF)
+    ledger.set_handle(begun, "slurm://torchx/12")
+    an_hour_ago = moment_text(begun.started - timedelta(hours=1))
+    write(ledger, f"UPDATE ledger_stages SET started = '{an_hour_ago}'")
+    settings = chain.settings("monitoring={}", "daily.stages.export.timeout=59m")
+    scheduler, asked = Patient(), []
+    scheduler.tell = lambda: asked.append("again")
+    with ledger.lease("daily") as lease:
+        stages = Stages(runner=scheduler, ledger=ledger, lease=lease, config=chain.config)
+        stages.settle_others(NEXT, settings)
+    assert scheduler.cancelled == ["slurm://torchx/12"]
+    assert len(asked) <= 2
 
 
 class Talker(Scheduler):
