@@ -58,12 +58,18 @@ def main():
 
 def make_environment(lock):
     """Make `.venv` anew from a lock, telling on standard output what happens."""
+    if os.path.islink(ENVIRONMENT):
+        raise SetupError(
+            "{} is a link to {}, which would be emptied; remove the link".format(
+                ENVIRONMENT, os.path.realpath(ENVIRONMENT)
+            )
+        )
     check_python()
     check_pip()
     started_s = time.time()
     say("making .venv with Python {} from requirements/{}.lock".format(python_version(), lock))
     say("about 500 MB to download the first time; then one to two minutes")
-    run([sys.executable, "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], "making .venv")
+    run([user_python(), "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], "making .venv")
     say("installing the locked packages")
     install("-r", lock_path(lock))
     say("checking that torch, fbgemm_gpu and torchrec load")
@@ -101,12 +107,22 @@ def added_mark():
     return os.path.join(ENVIRONMENT, "frostrank-cuda-runtime")
 
 
+def user_python():
+    """The Python to work with; where `.venv` is active, the one that it was made from.
+
+    That of `.venv` has no pip, and `.venv` is about to be emptied.
+    """
+    if os.path.realpath(sys.prefix) != os.path.realpath(ENVIRONMENT):
+        return sys.executable
+    return getattr(sys, "_base_executable", sys.executable)
+
+
 def check_python():
     """Raise SetupError where this Python is too old, or newer than the locked wheels."""
     if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         raise SetupError(
             "Python 3.11, 3.12 or 3.13 is needed, {} is {}; try make PYTHON=python3.12".format(
-                sys.executable, python_version()
+                user_python(), python_version()
             )
         )
 
@@ -114,24 +130,24 @@ def check_python():
 def check_pip():
     """Raise SetupError where this Python has no pip, or one without `--python`."""
     probe = subprocess.run(
-        [sys.executable, "-m", "pip", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [user_python(), "-m", "pip", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     found = re.match(r"pip (\d+)\.(\d+)", probe.stdout.decode(errors="replace"))
     if found is None:
         raise SetupError(
-            "{} has no pip; on Debian or Ubuntu: apt-get install python3-pip".format(sys.executable)
+            "{} has no pip; on Debian or Ubuntu: apt-get install python3-pip".format(user_python())
         )
     if tuple(int(part) for part in found.groups()) < OLDEST_PIP:
         raise SetupError(
             "pip {}.{} or later is needed, {} has {}; try: {} -m pip install -U pip".format(
-                OLDEST_PIP[0], OLDEST_PIP[1], sys.executable, found.group()[4:], sys.executable
+                OLDEST_PIP[0], OLDEST_PIP[1], user_python(), found.group()[4:], user_python()
             )
         )
 
 
 def install(*arguments):
     """Install into `.venv` with the user's pip, resolving nothing."""
-    pip = [sys.executable, "-m", "pip", "--python", environment_python(), "install"]
+    pip = [user_python(), "-m", "pip", "--python", environment_python(), "install"]
     # pip's progress bars are for a terminal; a log gets this script's own lines.
     options = ["--no-deps", "--disable-pip-version-check"] + ([] if sys.stdout.isatty() else ["-q"])
     run(pip + options + list(arguments), "pip install {}".format(" ".join(arguments)))
