@@ -64,7 +64,9 @@ class EmbeddingSettings(Settings):
     eps: float = Field(default=1e-8, gt=0)
     # For adamw only.
     weight_decay: float = Field(default=0.1, ge=0)
+    # Of stored rows; those looked up are float32.
     dtype: Literal["fp32", "fp16"] = "fp32"
+    # Of the normal distribution that rows start from.
     init_std: float = Field(default=0.02, gt=0)
     # Table name -> how it is sharded; the planner chooses for tables not named.
     sharding: dict[str, ShardingType] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ __all__ = [
 class DataSettings(Settings):
     """Where everything that the jobs write goes: `[data]`."""
 
+    # Folder; all jobs of a config share it.
     root: Path
     # Where training reads what prepare published, if it was copied there: "s3://bucket/prefix".
     examples: str | None = None
@@ -57,30 +58,40 @@ class ReadingSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """The training loop: `[pretraining.training]` and `[ranking.training]`."""
+    """The training loop, pretraining's or ranking's."""
 
+    # Passes over the days' data.
     epochs: int = Field(default=1, ge=1)
     # Rows of the whole batch, over all ranks.
     batch_size: int = Field(default=512, ge=1)
     # Peak, of the dense parameters; tables have embeddings.learning_rate.
     learning_rate: float = Field(default=1e-3, gt=0)
+    # Steps in which the rate rises to its peak in equal parts.
     warmup_steps: int = Field(default=500, ge=0)
     # After warm-up: down to a tenth of the peak, or level, for runs that go on from day to day.
     schedule: Schedule = "cosine"
+    # AdamW's, of the dense parameters (paper, 5.1).
     betas: tuple[float, float] = (0.9, 0.98)
+    # AdamW's, of the dense matrices; norms and biases do not decay.
     weight_decay: float = Field(default=0.1, ge=0)
     # Largest global norm of the dense gradient.
     clip_norm: float = Field(default=1.0, gt=0)
+    # Of the matrix products; weights, norms, losses and sums are float32 with either.
     precision: Literal["fp32", "bf16"] = "fp32"
+    # Of initial values, order and negatives.
     seed: int = Field(default=0, ge=0)
+    # A line in the log and in metrics.jsonl.
     log_every_steps: int = Field(default=20, ge=1)
+    # Besides the one at the end.
     checkpoint_every_steps: int = Field(default=500, ge=1)
+    # The newest so many; a damaged one is passed over for the one before.
     keep_checkpoints: int = Field(default=2, ge=1)
 
 
 class PretrainingSettings(Settings):
     """Generative pretraining: `[pretraining]`."""
 
+    # Layers, width, heads; rows of tables are as wide.
     architecture: ArchitectureSetting
     softmax: SoftmaxSettings = SoftmaxSettings()
     # Whole sequences, or what each day added to them, with their new events alone as targets.
@@ -95,12 +106,14 @@ class PretrainingSettings(Settings):
 class RankingSettings(Settings):
     """Discriminative training: `[ranking]`."""
 
+    # Width as in pretraining where tables are transferred; layers may differ.
     architecture: ArchitectureSetting
     # Which of [tasks]; may be left out where there is only one.
     task: str = ""
     strategy: Strategy = Strategy.ST_SF
     # Tables taken from the export, and frozen where the strategy freezes: all of them, by name.
     transfer_tables: tuple[str, ...] = ()
+    # Histories look at themselves both ways, not at what came before alone.
     bidirectional: bool = False
     # Start from the ranker of that day, of the same task and strategy, instead of from random
     # layers; tables that are frozen come from the export all the same.
@@ -133,6 +146,7 @@ class JudgingSettings(Settings):
 class EvaluationSettings(Settings):
     """The comparison at the end: `[evaluation]`."""
 
+    # Requests of a batch.
     batch_size: int = Field(default=512, ge=1)
     # Item features whose count in the history is a baseline.
     category_features: tuple[str, ...] = ()

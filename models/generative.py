@@ -29,6 +29,7 @@ class SoftmaxSettings(Settings):
 
     # Cosine over this; 0.05 in the authors' code.
     temperature: float = Field(default=0.05, ge=MIN_TEMPERATURE)
+    # Values drawn uniformly for each table that is sampled.
     num_negatives: int = Field(default=4096, ge=1)
     # Who shares negatives: the positions of a sequence (paper), or those of the whole batch.
     share_negatives: Literal["sequence", "batch"] = "batch"

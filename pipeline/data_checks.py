@@ -35,14 +35,15 @@ class DataCheckSettings(Settings):
     max_null_share: dict[str, Share] = Field(default={})
     # By how much of the earlier day's events the number may differ, up or down: 0.5 is by half.
     max_rows_change: float | None = Field(default=None, ge=0)
-    # Jensen-Shannon divergence from the earlier day, 0 to 1: of actions, and of features' values
-    # (one bound for all features, or feature -> bound).
+    # Jensen-Shannon divergence of actions from the earlier day's, 0 to 1.
     max_action_drift: Share | None = None
+    # The same of features' values: one bound for all features, or feature -> bound.
     max_value_drift: Share | dict[str, Share] | None = None
-    # The actions that are expected, and the share of events that may have others.
+    # The actions that are expected; empty: any.
     actions: tuple[str, ...] = ()
+    # Share of events that may have others than those.
     max_unknown_action_share: Share = 0.0
-    # Share of requests' candidates first seen on the day itself.
+    # Share of requests' candidates that were not known when the day began.
     max_new_item_share: Share | None = None
     # Task -> lowest and highest share of positives among the labels that apply.
     label_rate: dict[str, tuple[Share, Share]] = Field(default={})
@@ -160,7 +161,7 @@ def requests_violations(
             found.append(_violation(f"label_rate.{task}", rate, bound, what, above=rate > high))
     bound = checks.max_new_item_share
     if bound is not None and new_item_share is not None and new_item_share > bound:
-        what = "of the candidates are items first seen on this day"
+        what = "of the candidates are items that were not known when the day began"
         found.append(_violation("max_new_item_share", new_item_share, bound, what))
     return tuple(found)
 

@@ -30,6 +30,7 @@ __all__ = ["DUCKDB", "Engine", "EngineSettings", "least_of", "open_engine", "rea
 class EngineSettings(Settings):
     """`[engine]`: where expressions are evaluated; the rows do not depend on it."""
 
+    # In this process, or on a cluster.
     kind: Literal["duckdb", "spark"] = "duckdb"
     # DuckDB: memory it may use, "4GB" say; beyond it goes to disk. Unset: 80% of the machine's.
     memory_limit: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[KMG]B$")

@@ -20,7 +20,9 @@ HASH_SPACE = 2**52
 class HoldoutSettings(Settings):
     """`[holdout]`: users kept for judging models; their requests are the kind `held_out`."""
 
+    # Of the users.
     share: float = Field(default=0.0, ge=0, le=0.5)
+    # Another one holds out others.
     seed: int = Field(default=0, ge=0)
 
 

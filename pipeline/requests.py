@@ -52,19 +52,25 @@ class RequestSettings(Settings):
     candidates: Literal["events", "sampled", "last_event"] = "sampled"
     # The actions that make requests.
     actions: tuple[str, ...] = Field(min_length=1)
+    # Actions that a history is made of.
     history_actions: tuple[str, ...] = Field(default=("click",), min_length=1)
     # Events of a history at most; the latest are kept.
     max_history: int = Field(default=100, ge=1)
     # Requests with fewer earlier events are not made, only counted.
     min_history: int = Field(default=1, ge=0)
+    # sampled, last_event: what drawn items are drawn by.
     negatives: NegativeKind = "uniform"
+    # sampled, last_event: items drawn for each positive.
     negatives_per_positive: int = Field(default=1, ge=1)
     # Candidates of a request at most; those beyond are cut by hash and counted.
     max_candidates: int = Field(default=200, ge=2)
     # last_event: how users are divided into training, validation and test users.
     split: Literal["time", "hash"] = "time"
+    # last_event: of the users, the latest of them where `split` is "time".
     test_share: float = Field(default=0.3, gt=0, lt=1)
+    # last_event: of the users that are no test users.
     validation_share: float = Field(default=0.1, gt=0, lt=1)
+    # Of drawn items and of users' division.
     seed: int = 0
 
     @model_validator(mode="after")

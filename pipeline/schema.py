@@ -54,7 +54,9 @@ INTERNAL_PREFIXES = ("known_", "open_", "early_", "late_", "span_", "candidates_
 class FeatureSettings(Settings):
     """One categorical feature; it has one vocabulary and one embedding table of the same name."""
 
+    # Of the column, where source.columns does not map it.
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    # What it describes: the item of an event, or the request it is in.
     role: Literal["item", "context"] = "item"
     # The type its raw values have in the events.
     dtype: Literal["int64", "string"] = "string"
@@ -94,10 +96,13 @@ class FeatureSettings(Settings):
 class DaySettings(Settings):
     """Inclusive day ranges, first and last. Validation and test come after all training days."""
 
+    # Days whose sequences are pretrained on.
     pretraining: tuple[date, date]
+    # Days whose requests ranking trains on.
     ranking: tuple[date, date]
     # May be left out: training day after day keeps users back instead (`[holdout]`).
     validation: tuple[date, date] | None = None
+    # After validation's; needs it.
     test: tuple[date, date] | None = None
     # What came later is not looked at, not even by labels, as if it had not come yet.
     until: date | None = None

@@ -41,9 +41,11 @@ __all__ = [
 class SequenceSettings(Settings):
     """`[sequences]`: which events make a subsequence, and how long it is."""
 
+    # Actions that pretraining predicts, and sees.
     actions: tuple[str, ...] = Field(default=("click",), min_length=1)
     # Events of a subsequence; shorter last pieces are left out and counted.
     min_length: int = Field(default=50, ge=2)
+    # A subsequence that reaches it is whole, and the next one begins.
     max_length: int = Field(default=100, ge=2)
     # Also publish each day's increments, for pretraining that goes on day after day.
     increments: bool = False

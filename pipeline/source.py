@@ -38,7 +38,9 @@ BUILT_IN_REASONS = (
 class SourceSettings(Settings):
     """The user's day-partitioned Parquet: PATH/day=YYYY-MM-DD/*.parquet."""
 
+    # A log, or ready-made sequences and requests.
     kind: Literal["events", "examples"] = "events"
+    # The folder that has the days' folders.
     path: Path
     # Contract name -> name in the user's files; a column left out has its contract name.
     columns: dict[str, str] = Field(default={})

@@ -19,12 +19,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 class StageSettings(Settings):
     """What one stage asks of the scheduler: `[daily.stages.<stage>]`."""
 
+    # Machines.
     nodes: int = Field(default=1, ge=1)
     # Ranks on each node.
     processes: int = Field(default=1, ge=1)
     # Of each node.
     cpus: int = Field(default=2, ge=1)
+    # Of each node, one a rank.
     gpus: int = Field(default=0, ge=0)
+    # Of each node.
     memory_mb: int = Field(default=4096, ge=1)
     # How often the driver submits it before the day has failed.
     attempts: int = Field(default=2, ge=1)
@@ -80,13 +83,15 @@ class GateSettings(Settings):
 
 
 class DailySettings(Settings):
-    """`[daily]`."""
+    """The chain of a day: `[daily]`."""
 
     # Of [tasks]; empty: all.
     tasks: tuple[str, ...] = ()
-    # A scheduler of torchx, and its own options (partition, queue, image_repo ...).
+    # One of torchx's: local_cwd, slurm, kubernetes, aws_batch ...
     scheduler: str = "local_cwd"
+    # The scheduler's own, by name (partition, queue, image_repo ...).
     scheduler_options: dict[str, str | int | float | bool] = Field(default={})
+    # Container image, for schedulers that run one.
     image: str = "frostrank"
     # A file, sqlite:////path or postgresql://user:password@host/db; empty: under data.root.
     ledger: str = ""

@@ -55,12 +55,15 @@ class IngestSettings(Settings):
     action: str | None = None
     # Their action -> ours. Others are set aside.
     actions: dict[str, str] = Field(default={})
-    # For times that are numbers: what they count since 1970. Otherwise times are ISO 8601,
+    # For times that are numbers: what they count since 1970. Otherwise times are ISO 8601 or
+    # have a `time_format`.
     time_unit: Literal["s", "ms", "us"] | None = None
-    # or texts in this format of strptime, "%d/%m/%Y %H:%M" say. No zone is UTC, and so are days.
+    # Of times that are texts, in strptime's letters, "%d/%m/%Y %H:%M" say. No zone is UTC, and
+    # so are days.
     time_format: str | None = None
-    # Events of other days are set aside.
+    # Events of days before it are set aside.
     first_day: date | None = None
+    # Events of days after it are set aside.
     last_day: date | None = None
     # One character of ASCII, as is `quote`.
     delimiter: str = Field(default=",", pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f]$")
@@ -68,6 +71,7 @@ class IngestSettings(Settings):
     quote: str = Field(default='"', pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f]?$")
     # Whether the first line of each file names the columns; if not, `column_names` does.
     header: bool = True
+    # The columns' names in order, where no line has them.
     column_names: tuple[str, ...] = ()
     # Whether quoted values may run over several lines.
     newlines_in_values: bool = False
