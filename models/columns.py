@@ -2,8 +2,7 @@
 
 Sums stay in registers, and what is loaded serves several of them: four queries at a time, with two
 keys or two numbers of each value. Arrays are given whole to functions that loop over blocks: a view
-or a call costs as much as a product. `models.jagged_attention` puts these together; after a change
-here touch it, see `models.compiled`.
+or a call costs as much as a product. `models.jagged_attention` puts these together.
 
 Legend: T tokens, H heads, E head width (even), W columns, K keys of a row, B queries of a block,
 places the rows side by side.

@@ -1,9 +1,11 @@
 """Python functions compiled for the processor that they run on (numba)."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -12,7 +14,18 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EXP2_SERIES", "LOG2E", "Array", "arrays_of", "compiled", "in_threads"]
+__all__ = ["EXP2_SERIES", "LOG2E", "SOURCES", "Array", "arrays_of", "compiled", "in_threads"]
+
+# The modules of this room that compiled code is made of.
+SOURCES = (
+    "bfloat16",
+    "columns",
+    "compiled",
+    "fused_cpu",
+    "jagged_attention",
+    "registers",
+    "transposes",
+)
 
 Array = NDArray[Any]
 
@@ -34,9 +47,8 @@ def compiled(function: _Function) -> _Function:
     """Compiled at its first call, and kept beside its file or in the user's cache for the next.
 
     `NUMBA_CACHE_DIR` names another place; where there is none that can be written to, every
-    process compiles anew. What is kept is known by the processor and by the file that the function
-    is in: who edits a file that it calls must touch that one too, an installation writes all of
-    them. Sums may be taken in another order; infinities and NaN are kept.
+    process compiles anew. What is kept is known by the processor and by the source of `SOURCES`.
+    Sums may be taken in another order; infinities and NaN are kept.
     """
     options: dict[str, Any] = {
         "fastmath": {"contract", "reassoc", "nsz", "arcp"},
@@ -44,9 +56,18 @@ def compiled(function: _Function) -> _Function:
         "error_model": "numpy",
     }
     try:
-        return cast(_Function, njit(cache=True, **options)(function))
+        dispatcher: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         return cast(_Function, njit(**options)(function))
+    # numba looks at the function's own file only, and would go on with what the others were.
+    dispatcher._cache._cache_file._source_stamp = _sources_digest()
+    return cast(_Function, dispatcher)
+
+
+@cache
+def _sources_digest() -> str:
+    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES)
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
 def arrays_of(*tensors: Tensor) -> list[Array]:

@@ -3,8 +3,6 @@
 Arrays are float32 or the bits of bfloat16 as int16, the same code for both; within it is float32,
 in registers, so that rows are whole registers wide.
 
-After a change in `models.registers` touch this file: see `models.compiled`.
-
 Legend: T packed tokens, D width, F feed-forward width.
 """
 

@@ -4,8 +4,6 @@ What numba's compiler makes of a plain loop over 32 numbers checks at every entr
 overlap, and keeps sums in memory. With a type that stands for the numbers sums stay in registers:
 products of attention are two to five times as quick. Processors with narrower registers use
 several for one.
-
-After a change here touch `models.jagged_attention`, which uses it: see `models.compiled`.
 """
 
 import operator
