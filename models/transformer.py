@@ -62,12 +62,20 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
-        """(T, D) -> (T, D); `rotary` is `rotary_table` of the rows' positions."""
-        tokens = hidden_TD.shape[0]
-        query_key_value = self.query_key_value(hidden_TD).view(tokens, 3, self.num_heads, -1)
+    def forward(
+        self, hidden_TD: Tensor, rows: Rows, rotary: Tensor, kept: list[Tensor] | None = None
+    ) -> Tensor:
+        """(T, D) -> (T, D); `rotary` is `rotary_table` of the rows' positions.
+
+        `kept` gets the tokens' keys and values, (T, 2, H, E), not turned by positions yet.
+        """
+        tokens, width = hidden_TD.shape
+        query_key_value = self.query_key_value(hidden_TD)
+        query_key_value = query_key_value.view(tokens, 3, self.num_heads, width // self.num_heads)
+        if kept is not None:  # attention may turn them in place
+            kept.append(query_key_value[:, 1:].clone())
         mixed = attend(query_key_value, rows, rotary)
-        return self.output(mixed.reshape(tokens, -1))
+        return self.output(mixed.reshape(tokens, width))
 
     def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (C, D): what `forward` gives for the candidates, without the rest."""
@@ -78,11 +86,27 @@ class Attention(nn.Module):
         key_value = functional.linear(hidden_TD, key_value_weight)
         mixed = attend_from_candidates(
             query.view(-1, self.num_heads, width // self.num_heads),
-            key_value.view(tokens, 2, self.num_heads, -1),
+            key_value.view(tokens, 2, self.num_heads, width // self.num_heads),
             rows,
             rotary,
         )
         return self.output(mixed.reshape(-1, width))
+
+    def keys_and_values(self, hidden_TD: Tensor) -> Tensor:
+        """(T, D) -> (T, 2, H, E): what `forward` keeps, without the rest."""
+        tokens, width = hidden_TD.shape
+        weight = self.query_key_value.weight[width:]
+        key_value = functional.linear(hidden_TD, weight)
+        return key_value.view(tokens, 2, self.num_heads, width // self.num_heads)
+
+    def after(self, hidden_CD: Tensor, key_value: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
+        """(C, D) -> (C, D): what `of_candidates` gives, from the histories' keys and values."""
+        candidates, width = hidden_CD.shape
+        own = self.query_key_value(hidden_CD)
+        own = own.view(candidates, 3, self.num_heads, width // self.num_heads)
+        all_keys = torch.cat([key_value.to(own.dtype), own[:, 1:]])
+        mixed = attend_from_candidates(own[:, 0], all_keys, rows, rotary)
+        return self.output(mixed.reshape(candidates, width))
 
 
 class FeedForward(nn.Module):
@@ -114,12 +138,17 @@ class Block(nn.Module):
         self.feedforward = FeedForward(architecture)
 
     def forward(
-        self, hidden_TD: Tensor, branch_TD: Tensor | None, rows: Rows, rotary: Tensor
+        self,
+        hidden_TD: Tensor,
+        branch_TD: Tensor | None,
+        rows: Rows,
+        rotary: Tensor,
+        kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(T, D) twice -> (T, D) twice."""
+        """(T, D) twice -> (T, D) twice; `kept` as attention has it."""
         dtype = _product_dtype(hidden_TD.device)
         hidden_TD, normed_TD = self.attention_norm(hidden_TD, branch_TD, dtype)
-        mixed_TD = self.attention(normed_TD, rows, rotary)
+        mixed_TD = self.attention(normed_TD, rows, rotary, kept)
         hidden_TD, normed_TD = self.feedforward_norm(hidden_TD, mixed_TD, dtype)
         return hidden_TD, self.feedforward(normed_TD)
 
@@ -131,6 +160,27 @@ class Block(nn.Module):
         hidden_TD, normed_TD = self.attention_norm(hidden_TD, branch_TD, dtype)
         mixed_CD = self.attention.of_candidates(normed_TD, rows, rotary)
         hidden_CD = hidden_TD[rows.num_history_tokens :]
+        hidden_CD, normed_CD = self.feedforward_norm(hidden_CD, mixed_CD, dtype)
+        return hidden_CD, self.feedforward(normed_CD)
+
+    def keys_and_values(self, hidden_TD: Tensor, branch_TD: Tensor | None) -> Tensor:
+        """(T, D) twice -> (T, 2, H, E): what `forward` keeps, without the rest."""
+        dtype = _product_dtype(hidden_TD.device)
+        _, normed_TD = self.attention_norm(hidden_TD, branch_TD, dtype)
+        return self.attention.keys_and_values(normed_TD)
+
+    def after(
+        self,
+        hidden_CD: Tensor,
+        branch_CD: Tensor | None,
+        key_value: Tensor,
+        rows: Rows,
+        rotary: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """(C, D) twice -> (C, D) twice: `of_candidates`, from the histories' keys and values."""
+        dtype = _product_dtype(hidden_CD.device)
+        hidden_CD, normed_CD = self.attention_norm(hidden_CD, branch_CD, dtype)
+        mixed_CD = self.attention.after(normed_CD, key_value, rows, rotary)
         hidden_CD, normed_CD = self.feedforward_norm(hidden_CD, mixed_CD, dtype)
         return hidden_CD, self.feedforward(normed_CD)
 
@@ -159,6 +209,25 @@ class Transformer(nn.Module):
         final = last.of_candidates if rows.with_candidates else last
         _, normed = self.final_norm(*final(hidden_TD, branch_TD, rows, rotary))
         return normed
+
+    def read(self, hidden_TD: Tensor, rows: Rows) -> list[Tensor]:
+        """Histories' token vectors (T, D) -> each block's keys and values of them, (T, 2, H, E)."""
+        rotary = rotary_table(rows.positions, self.architecture.head_width)
+        *blocks, last = cast(Sequence[Block], self.blocks)
+        hidden_TD, branch_TD = hidden_TD.float(), None
+        kept: list[Tensor] = []
+        for block in blocks:
+            hidden_TD, branch_TD = block(hidden_TD, branch_TD, rows, rotary, kept)
+        return [*kept, last.keys_and_values(hidden_TD, branch_TD)]
+
+    def after(self, hidden_CD: Tensor, kept: Sequence[Tensor], rows: Rows) -> Tensor:
+        """Candidates' token vectors (C, D) after histories that were `read` -> as `forward`."""
+        rotary = rotary_table(rows.positions, self.architecture.head_width)
+        hidden_CD, branch_CD = hidden_CD.float(), None
+        for block, key_value in zip(cast(Sequence[Block], self.blocks), kept, strict=True):
+            hidden_CD, branch_CD = block.after(hidden_CD, branch_CD, key_value, rows, rotary)
+        _, normed_CD = self.final_norm(hidden_CD, branch_CD)
+        return normed_CD
 
 
 def init_linear(module: nn.Module) -> None:
