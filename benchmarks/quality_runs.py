@@ -38,8 +38,7 @@ class Runs:
         if settings.source.kind == "examples":
             return
         overrides = self._overrides(self._folder / "prepared")
-        fetched = ["ingest.format=complete_journey"]
-        self._job("ingest", [*overrides, *fetched], self._folder / "prepared")
+        self._job("ingest", overrides, self._folder / "prepared")
         self._job("prepare", overrides, self._folder / "prepared")
 
     def run(self, name: str, seed: int, strategies: Sequence[Strategy]) -> None:

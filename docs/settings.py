@@ -11,10 +11,10 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -25,12 +25,13 @@ from pipeline.settings import Settings
 __all__ = ["TARGET", "page"]
 
 TARGET = Path(__file__).with_name("settings.md")
-HEADER = """\
-# Settings
-
-Every section of a config and every setting in it; `deploy/configs/` has whole ones. Made by `python docs/settings.py` from the code that reads them. On a command line `--set section.setting=value` replaces one.
-"""
-# How the bounds that pydantic keeps beside a type are written.
+HEADER = (
+    "# Settings\n\nEvery section of a config and every setting in it; `deploy/configs/` has whole "
+    "ones, `minimal.toml` the shortest. On a command line `--set section.setting=value` replaces one. "
+    "Made by `python docs/settings.py` from the code that reads them.\n"
+)
+# How types, and the bounds that pydantic keeps beside them, are written.
+NAMES = {"str": "text", "bool": "true, false", "int": "integer", "float": "number"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "at least"}
 
 
@@ -121,23 +122,32 @@ def _kind(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is Architecture:
         return '"L4H64A4"'
-    if origin is Literal:
-        return ", ".join(f'"{value}"' for value in arguments)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f'"{member.value}"' for member in annotation)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_kind(each) for each in arguments if each is not type(None))
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"list of {_kind(arguments[0])}"
-    if origin is tuple:
-        return f"[{', '.join(_kind(each) for each in arguments)}]"
-    if _is_mapping(annotation):
-        return f"table of {_kind(arguments[1])}"
-    if arguments and hasattr(annotation, "__metadata__"):
-        return _kind(arguments[0])
-    names = {"str": "text", "bool": "true, false", "int": "integer", "float": "number"}
+    if origin in _KINDS:
+        return _KINDS[origin](arguments)
     name = getattr(annotation, "__name__", str(annotation))
-    return names.get(name, name.lower())
+    return NAMES.get(name, name.lower())
+
+
+def _kind_of_tuple(arguments: Sequence[Any]) -> str:
+    if arguments[-1] is Ellipsis:
+        return f"list of {_kind(arguments[0])}"
+    return f"[{', '.join(map(_kind, arguments))}]"
+
+
+def _kind_of_union(arguments: Sequence[Any]) -> str:
+    return " or ".join(_kind(each) for each in arguments if each is not type(None))
+
+
+_KINDS: dict[Any, Callable[[Sequence[Any]], str]] = {
+    Annotated: lambda arguments: _kind(arguments[0]),
+    Literal: lambda arguments: ", ".join(f'"{value}"' for value in arguments),
+    Union: _kind_of_union,
+    types.UnionType: _kind_of_union,
+    dict: lambda arguments: f"table of {_kind(arguments[1])}",
+    tuple: _kind_of_tuple,
+}
 
 
 def _default(field: FieldInfo) -> str:

@@ -21,13 +21,10 @@ from pipeline.errors import DigestError, ExportError
 __all__ = ["transfer"]
 
 
-def transfer(
-    model: nn.Module, folder: Path, names: Sequence[str], *, left_out: Sequence[str] = ()
-) -> ExportManifest:
+def transfer(model: nn.Module, folder: Path, names: Sequence[str]) -> ExportManifest:
     """Load the tables `names` from the export in `folder`; optimizer state is not touched.
 
-    A collective: all ranks call it. Every table that both sides have must be said, in `names` or,
-    to leave it as it is, in `left_out`.
+    A collective: all ranks call it. Every table that both sides have must be among `names`.
 
     Raises:
         ExportError: the export is not whole, or a table is missing, extra, or differs in rows,
@@ -36,7 +33,7 @@ def transfer(
     """
     manifest = read_export(folder)
     tables = tables_of(model)
-    _check_names(manifest, tables, names, left_out, folder)
+    _check_names(manifest, tables, names, folder)
     for name in names:
         _check_same(manifest.tables[name], tables, name, folder)
     found = local_shards(model)
@@ -54,7 +51,6 @@ def _check_names(
     manifest: ExportManifest,
     tables: EmbeddingTables,
     names: Sequence[str],
-    left_out: Sequence[str],
     folder: Path,
 ) -> None:
     exported, known = sorted(manifest.tables), sorted(tables.specs)
@@ -70,7 +66,7 @@ def _check_names(
                 "and export with this feature, or do not name it"
             )
     for name in exported:
-        if name in tables.specs and name not in names and name not in left_out:
+        if name in tables.specs and name not in names:
             raise ExportError(
                 f"{folder}: table {name} is in the export and in the model, but not named; name "
                 "it too (ranking.transfer_tables)"

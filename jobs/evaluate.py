@@ -20,7 +20,8 @@ from jobs.facts import run_facts
 from jobs.identity import ranking_identity
 from jobs.ranker import build_ranking_model, fill_frozen
 from jobs.readers import requests_reader
-from jobs.report import RunRecord, format_table, load_run, write_report
+from jobs.report import format_table, write_report
+from jobs.run_records import RunRecord, load_run
 from jobs.runs import RunFolder, differences, write_json
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy

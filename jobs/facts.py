@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from jobs.cores import num_cores
-from jobs.report import RunRecord
+from jobs.run_records import RunRecord
 from jobs.settings import JobSettings
 from pipeline.partitions import day_folder, days_between, find_manifest, read_manifest
 

@@ -20,16 +20,10 @@ from jobs.findings import (
 )
 from jobs.metrics import RankingResult
 from jobs.page import Row, note, paragraph, section, table, write_page
-from jobs.run_records import RunRecord, baseline_records, load_run
+from jobs.run_records import RunRecord, baseline_records
 from jobs.strategies import Strategy
 
-__all__ = [
-    "RunRecord",
-    "baseline_records",
-    "format_table",
-    "load_run",
-    "write_report",
-]
+__all__ = ["format_table", "write_report"]
 
 Baselines = Mapping[str, Mapping[str, RankingResult]]
 

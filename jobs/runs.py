@@ -25,8 +25,6 @@ __all__ = ["RunFolder", "differences", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
-    "reader.prefetch",
-    "reader.verify",
     "*.training.checkpoint_every_steps",
     "*.training.keep_checkpoints",
     "*.training.log_every_steps",

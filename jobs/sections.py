@@ -110,6 +110,7 @@ class RankingSettings(Settings):
     architecture: ArchitectureSetting
     # Which of [tasks]; may be left out where there is only one.
     task: str = ""
+    # What comes from pretraining, and what of it is frozen (paper, table 2).
     strategy: Strategy = Strategy.ST_SF
     # Tables taken from the export, and frozen where the strategy freezes: all of them, by name.
     transfer_tables: tuple[str, ...] = ()

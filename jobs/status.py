@@ -11,17 +11,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import get_args
 
 from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
 from jobs.chain.published import Published, published_now
 from jobs.command import parser_of
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import DayRecord, Record
+from jobs.ledger.records import DayRecord, Record, Stage
 from jobs.settings import JobSettings
 
 __all__ = ["main", "status_lines"]
 
-_ORDER = ("prepare", "test", "pretrain", "export", "rank", "gate", "publish")
+_ORDER = get_args(Stage)
 _MARKS = {
     "submitted": "running",
     "running": "running",

@@ -26,7 +26,15 @@ from pipeline.storage import S3Path, location_of
 
 __all__ = ["UploadReport", "main", "upload"]
 
-KINDS = ("vocabulary", "catalogue", "sequences", "tails", "requests")
+KINDS = (
+    "vocabulary",
+    "catalogue",
+    "sequences",
+    "increments",
+    "tails",
+    "requests",
+    "held_out",
+)
 # Folders on their way at a time: of small ones, most of the time is waiting for the store.
 THREADS = 8
 

@@ -39,6 +39,8 @@ class Architecture(Settings):
                 f"width {self.width} must be a multiple of 2 x {self.num_heads} heads "
                 "(rotary position pairs)"
             )
+        if self.width % 4:  # FBGEMM's tables have rows of whole groups of four numbers
+            raise ValueError(f"width {self.width} must be a multiple of 4, as rows of tables are")
         return self
 
     @property

@@ -18,7 +18,10 @@
     |   `-- LeaseLostError       another process has taken over
     |-- ShortageError            the disk is full, or memory ran out
     |-- NonFiniteLossError       training met NaN or infinity
-    `-- StageError               a stage submitted to a scheduler did not succeed
+    |-- PublicationError         what serves cannot be told, or cannot be changed so
+    |-- RejectedError            a gate, or a day's own data, keeps it from being published
+    |-- StageError               a stage submitted to a scheduler did not succeed
+    `-- WaitingError             a day's data, or the day before it, is not there yet
 
 Catch `FrostrankError` to turn a failure into one line and an exit code; the jobs do. Each message
 names the file, row, column or setting, and what to do about it.

@@ -231,7 +231,10 @@ def read_events(
         for path in file_paths(day_folder(root, "events", day), manifest)
     ]
     if not paths:
-        raise MissingDayError("no events at all on the days asked for; see [days] and source.path")
+        span = f"from {min(manifests)} to {max(manifests)}" if manifests else "on no day"
+        raise MissingDayError(
+            f"{root}: no events at all {span}; bring those days, or correct [days]"
+        )
     events = engine.read_parquet(paths)
     events = events.mutate(event_time=events.event_time.cast("timestamp(6)"))
     return events.mutate(day=events.event_time.date())

@@ -133,7 +133,11 @@ def _build_training_tables(
         if rows is not None:
             examples[kind] = rows.filter(rows.reason.isnull())
     if not examples:
-        raise MissingDayError(f"{made.source.path}: no examples at all on training days")
+        first, last = made.days.training
+        raise MissingDayError(
+            f"{made.source.path}: no examples at all from {first} to {last}; bring those days, or "
+            "correct [days]"
+        )
     items = examples["sequences"] if "sequences" in examples else examples["requests"]
     items = engine.computed("occurrences", item_occurrences(items, made.features))
     if made.source.ids == "raw":

@@ -29,7 +29,6 @@ class Contents(Settings):
     """What a folder holds and what it was made from: a manifest without its files."""
 
     kind: str
-    # None for a folder that is not of one day (a vocabulary, the catalogue).
     day: date | None = None
     counts: dict[str, int] = Field(default={})
     # Rows of the source that are not in here: reason -> rows, and file -> reason -> rows.

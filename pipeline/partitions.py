@@ -1,4 +1,4 @@
-"""Folders of Parquet that are visible only when whole: one per day, or one for all days.
+"""Folders of Parquet that are visible only when whole: one a day.
 
     ROOT/<kind>/day=YYYY-MM-DD/part-00000-<content>.parquet ... manifest.json
 
@@ -111,7 +111,9 @@ def read_manifest(folder: Location) -> Manifest:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise CorruptFileError(f"{path}: not a manifest of this version: {problem}") from None
+        raise CorruptFileError(
+            f"{path}: not a manifest of this version: {problem}; make the day again"
+        ) from None
     for entry in manifest.files:
         num_bytes = sizes.get(entry.name)
         if num_bytes != entry.num_bytes:

@@ -131,7 +131,10 @@ def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
     manifests = event_manifests(made.root, wanted)
     made.report.add("events", manifests, built)
     if not made.report.num_rows["events"]:
-        raise DataError("no events at all on the days asked for; see [days] and source.path")
+        raise DataError(
+            f"{made.source.path}: no events at all from {wanted[0]} to {wanted[-1]}; bring those "
+            "days, or correct [days]"
+        )
     return manifests
 
 

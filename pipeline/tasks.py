@@ -15,8 +15,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 
-from pydantic import field_validator
-
+from pipeline.durations import Duration, length_of
 from pipeline.errors import ConfigError
 from pipeline.requests import RequestSettings
 from pipeline.settings import Settings
@@ -30,8 +29,6 @@ __all__ = [
     "time_to_label",
 ]
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 
 class TaskSettings(Settings):
     """One task: `[tasks.NAME]`; its labels are the column label_NAME."""
@@ -41,21 +38,14 @@ class TaskSettings(Settings):
     # The task whose positives this one is about; unset: all candidates.
     after: str | None = None
     # How long after the candidate (or after what made `after` positive) an action counts.
-    window: str = "1d"
+    window: Duration = "1d"
     # Whether the action must carry the candidate's own request_id, if it carries any.
     same_request: bool = False
-
-    @field_validator("window")
-    @classmethod
-    def _is_duration(cls, text: str) -> str:
-        if not re.fullmatch(r"[1-9][0-9]*[smhd]", text):
-            raise ValueError(f"{text!r} is no duration; write 90s, 30m, 12h or 3d")
-        return text
 
     @property
     def duration(self) -> timedelta:
         """The window."""
-        return timedelta(**{UNITS[self.window[-1]]: int(self.window[:-1])})
+        return length_of(self.window)
 
     @property
     def seconds(self) -> int:

@@ -68,7 +68,9 @@ def make_environment(lock):
     check_pip()
     started_s = time.time()
     say("making .venv with Python {} from requirements/{}.lock".format(python_version(), lock))
-    say("about 500 MB to download the first time; then one to two minutes")
+    say(
+        "two to four minutes; 0.5 GB to download the first time where there is a CPU build of torch"
+    )
     run([user_python(), "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], "making .venv")
     say("installing the locked packages")
     install("-r", lock_path(lock))

@@ -1,19 +1,16 @@
 """Settings of the daily chain: where its stages run, and what a model must pass: `[daily]`."""
 
-import re
-from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.durations import Duration, length_of
 from pipeline.settings import Settings
 
 __all__ = ["DailySettings", "GateSettings", "StageSettings", "Submitted"]
 
 Submitted = Literal["prepare", "test", "pretrain", "export", "rank", "gate"]
 """Stages that a scheduler runs"""
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
 
 
 class StageSettings(Settings):
@@ -34,21 +31,14 @@ class StageSettings(Settings):
     # How often the scheduler itself starts it again (Slurm requeues, Kubernetes restarts).
     scheduler_retries: int = Field(default=0, ge=0)
     # A stage that takes longer is cancelled and counts as failed.
-    timeout: str = "6h"
+    timeout: Duration = "6h"
     # Settings of every day but the first, a.b=value: usually fewer epochs and another rate.
     continuing: tuple[str, ...] = ()
-
-    @field_validator("timeout")
-    @classmethod
-    def _is_duration(cls, text: str) -> str:
-        if not re.fullmatch(r"[1-9][0-9]*[smh]", text):
-            raise ValueError(f"{text!r} is no duration; write 90s, 30m or 6h")
-        return text
 
     @property
     def seconds(self) -> float:
         """The timeout in seconds."""
-        return timedelta(**{_UNITS[self.timeout[-1]]: int(self.timeout[:-1])}).total_seconds()
+        return length_of(self.timeout).total_seconds()
 
 
 class GateSettings(Settings):

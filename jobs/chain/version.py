@@ -1,4 +1,4 @@
-"""Which version of this program made something: a digest, as an application has no releases."""
+"""Which version of this program made something: a digest, so that any checkout counts."""
 
 from functools import cache
 from pathlib import Path

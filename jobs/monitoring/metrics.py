@@ -10,7 +10,7 @@ by the day: which day a figure is of is a value, `frostrank_data_day_timestamp_s
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -19,6 +19,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
+
+from jobs.ledger.records import Stage
 
 __all__ = [
     "GATES",
@@ -37,7 +39,7 @@ __all__ = [
 
 PREFIX = "frostrank_"
 
-STAGES = ("prepare", "test", "pretrain", "export", "rank", "gate", "publish")
+STAGES = get_args(Stage)
 """Values of the label `stage`"""
 
 RUN_STATES: Mapping[str, int] = {"running": 1, "succeeded": 2, "failed": 3, "rejected": 4}

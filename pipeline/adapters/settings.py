@@ -46,6 +46,7 @@ FORMATS_OF = {
 class IngestSettings(Settings):
     """Raw files, and how their rows become events: `[ingest]`."""
 
+    # What the files are (docs/adapters.md).
     format: Format
     # Paths or globs. Formats that a package on PyPI has are fetched where none are given.
     files: tuple[str, ...] = ()

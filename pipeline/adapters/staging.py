@@ -61,7 +61,10 @@ class Staging:
         except duckdb.InvalidInputException as error:
             if self._settings.time_format is None:
                 raise
-            raise ConfigError(f"ingest.time_format: {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"ingest.time_format: {self._settings.time_format!r} cannot be used: "
+                f'{str(error).splitlines()[0]}; write one such as "%d/%m/%Y %H:%M"'
+            ) from None
 
     def add_items(self, file: int, block: Block) -> None:
         """Take rows that describe items, `item_id` among their columns; an item's first counts."""

@@ -87,15 +87,6 @@ def test_whatever_differs_is_refused_and_nothing_loaded(exported, specs, dtype, 
     assert content_digests(model) == before
 
 
-def test_a_table_can_be_left_out_explicitly(exported):
-    model = plain_model(EmbeddingSettings())
-    for shard in local_shards(model)["type"] + local_shards(model)["department"]:
-        shard.tensor.zero_()
-    transfer(model, exported, ["item_id", "type"], left_out=["department"])
-    assert local_shards(model)["type"][0].tensor.any()
-    assert not local_shards(model)["department"][0].tensor.any()
-
-
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[-40] ^= 1

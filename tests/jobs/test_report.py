@@ -14,8 +14,8 @@ from jobs.findings import (
     ordering_sentence,
 )
 from jobs.metrics import RankingResult
-from jobs.report import RunRecord, format_table, load_run, write_report
-from jobs.run_records import baseline_records
+from jobs.report import format_table, write_report
+from jobs.run_records import RunRecord, baseline_records, load_run
 from pipeline.errors import CorruptFileError, StageError
 
 STRATEGIES = ("NT", "FT", "ST", "FT&SF", "ST&SF")

@@ -39,6 +39,8 @@ def root(tmp_path):
     publish_day(folder, "vocabulary/store_id", DAYS[-1], 2)
     publish_day(folder, "catalogue", DAYS[-1], 3)
     publish_day(folder, "tails", DAYS[-1], 4)
+    publish_day(folder, "increments", DAYS[-1], 5)
+    publish_day(folder, "held_out", DAYS[-1], 6)
     for number, day in enumerate(DAYS):
         publish_day(folder, "sequences", day, 10 + number)
         publish_day(folder, "requests", day, 20 + number)
@@ -60,8 +62,10 @@ def test_all_that_training_reads_is_uploaded_once(s3, s3_folder, root):
         "vocabulary": (2, 0),
         "catalogue": (1, 0),
         "sequences": (2, 0),
+        "increments": (1, 0),
         "tails": (1, 0),
         "requests": (2, 0),
+        "held_out": (1, 0),
     }
     published = [path.parent for path in sorted(root.rglob("manifest.json"))]
     folders = [folder for folder in published if folder.parent.name != "events"]
@@ -160,8 +164,9 @@ def test_the_command_says_what_it_did(s3, s3_folder, shop, root, monkeypatch, ca
     run(monkeypatch, "--config", shop, "--to", s3_folder)
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("vocabulary: 2 folders uploaded (")
-    assert out[4].endswith("bytes), 0 there already")
-    assert out[5] == f"  left out, never whole: {root / 'requests/day=2024-01-03'}"
+    assert out[5].startswith("requests: 2 folders uploaded (")
+    assert out[5].endswith("bytes), 0 there already")
+    assert out[6] == f"  left out, never whole: {root / 'requests/day=2024-01-03'}"
     other = root.parent / "other"
     shutil.copytree(root / "catalogue", other / "catalogue")
     run(monkeypatch, "--config", shop, "--to", s3_folder, "--set", f"data.root={other}")
