@@ -243,21 +243,53 @@ def test_a_full_disk_is_told_and_the_run_goes_on(finished, runs, small_disk):
     assert runs.final() == finished.final()
 
 
-def test_a_full_disk_leaves_the_export_before_it(runs, small_disk):
+def sizes(folder: Path) -> dict[str, int]:
+    """Every file under it, with its size."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def fail_to_export(runs, folder: Path) -> None:
+    with pytest.raises(ShortageError, match="no space left on its disk"), shortages_told(folder):
+        runs.export()
+
+
+def test_a_full_disk_leaves_the_export_before_it_and_nothing_else(runs, small_disk):
     small_disk("16m")
     runs.train(resume=True)
     runs.export()
     folder = settings_of(runs.config, *runs.overrides).export_folder
-    whole, disk = read_export(folder), shutil.disk_usage(folder)
-    small_disk(f"{disk.used + 8192}")
-    with pytest.raises(ShortageError, match="no space left on its disk"):  # noqa: SIM117
-        with shortages_told(folder):
-            runs.export()
-    assert read_export(folder) == whole
+    whole, disk, files = read_export(folder), shutil.disk_usage(folder), sizes(folder)
+    for free in (0, 8192, 8192):
+        small_disk(f"{disk.used + free}")
+        fail_to_export(runs, folder)
+        assert read_export(folder) == whole
+        assert sizes(folder) == files
     small_disk("16m")
     runs.export()
     assert read_export(folder).tables.keys() == whole.tables.keys()
     assert len(list(folder.iterdir())) == 3  # manifest, tables, dense layers
+
+
+def test_an_export_that_was_killed_takes_no_room_from_the_next(runs, small_disk):
+    small_disk("16m")
+    runs.train(resume=True)
+    runs.export()
+    folder = settings_of(runs.config, *runs.overrides).export_folder
+    tables = read_export(folder).tables
+    used = shutil.disk_usage(folder).used
+    left = folder / "build-0123456789abcdef"
+    shutil.copytree(next(folder.glob("build-*")), left)
+    shutil.copy(next(folder.glob("dense-*")), folder / ".dense.tmp")
+    shutil.copy(folder / "manifest.json", folder / "manifest.json.build-0123456789abcdef")
+    # Room for one more export beside the first, as the one that was killed had it.
+    small_disk(f"{shutil.disk_usage(folder).used + 4096}")
+    runs.export()
+    digests = {name: table.digest for name, table in tables.items()}
+    assert {name: table.digest for name, table in read_export(folder).tables.items()} == digests
+    assert not left.exists()
+    assert len(list(folder.iterdir())) == 3
+    assert shutil.disk_usage(folder).used <= used + 4096
 
 
 HOLDER = """
