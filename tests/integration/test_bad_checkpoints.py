@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embeddings.export import read_export
-from jobs import checkpoint_files, checkpoints, export, pretrain
+from jobs import checkpoint_files, checkpoints, evaluate, export, pretrain, rank
 from jobs.hooks import ProgressHook
+from jobs.runs import RunFolder
+from jobs.strategies import Strategy
 from pipeline.errors import CheckpointError, ShortageError
 from pipeline.shortage import shortages_told
 from tests.disk import small_disk_on
@@ -170,6 +173,84 @@ def test_when_none_is_whole_it_starts_anew_and_keeps_what_it_then_writes(runs, c
     assert kept[0] == ["step-00000001"]
     assert kept[1] == ["step-00000001", "step-00000002"]
     assert runs.final() == wanted
+
+
+ALL_KEPT = (
+    "ranking.strategy=NT",
+    "ranking.training.epochs=2",
+    "ranking.training.checkpoint_every_steps=1",
+    "ranking.training.keep_checkpoints=100",
+)
+
+
+class Rankings:
+    """Runs of rank, and what evaluate makes of them, under a root of their own."""
+
+    def __init__(self, config: Path, root: Path) -> None:
+        self.config, self.overrides = config, (*ALL_KEPT, f"data.root={root}")
+        self.settings = settings_of(config, *self.overrides)
+        self.folder = RunFolder(self.settings.ranking_folder(Strategy.NT))
+
+    def train(self, *, resume: bool = False) -> None:
+        run(rank.rank, self.config, *self.overrides, resume=resume)
+
+    def best_step(self) -> int:
+        run(evaluate.evaluate, self.config, *self.overrides)
+        result = json.loads((self.settings.evaluation_folder / "result.json").read_text())
+        return result["strategies"]["NT"]["best_step"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Of its validations."""
+        return [line for line in self.folder.lines() if line["kind"] == "evaluation"]
+
+
+@pytest.fixture
+def rankings(shop, tmp_path):
+    """A run of rank that came to its end."""
+    copy_prepared(shop, tmp_path / "root")
+    made = Rankings(shop, tmp_path / "root")
+    made.train()
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_only_a_best_checkpoint_that_is_whole_is_a_bar_to_those_after_it(
+    rankings, is_whole, capsys
+):
+    """Killed after step 10, whose validation was better than any other."""
+    made = rankings.folder.checkpoints
+    for path in made.glob("step-*"):
+        if path.name > "step-00000010":
+            shutil.rmtree(path)
+    shutil.copytree(made / "step-00000010", made / "best-00000010")
+    if not is_whole:
+        truncate(made / "best-00000010")
+    lines = [line | ({"auc": 0.99} if line["step"] == 10 else {}) for line in rankings.lines()]
+    (made.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (made.parent / "result.json").unlink()
+
+    rankings.train(resume=True)
+    told = capsys.readouterr().out
+    assert ("best checkpoint by validation, of step 10, is lost" in told) != is_whole
+    later = {line["step"]: line["auc"] for line in rankings.lines()[-2:]}
+    assert rankings.best_step() == (10 if is_whole else max(later, key=lambda at: later[at]))
+
+
+@pytest.mark.slow
+def test_a_run_at_its_end_whose_best_checkpoint_is_damaged_is_made_again(rankings):
+    for path in rankings.folder.checkpoints.glob("best-*"):
+        truncate(path)
+    with pytest.raises(CheckpointError, match="no usable best checkpoint; rank again"):
+        rankings.best_step()
+    with pytest.raises(CheckpointError, match="rank again without --resume"):
+        rankings.train(resume=True)
+    (rankings.folder.path / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="rank again without --resume"):
+        rankings.train(resume=True)
+    assert not rankings.folder.is_finished
+    rankings.train()
+    assert rankings.best_step()
 
 
 def remove_after(monkeypatch, step: int, folder: Path) -> None:
