@@ -9,6 +9,9 @@ ROOT/ranking/<task>/<strategy>/day=<last day>: checkpoints (the last ones and, w
 validation days, the best by validation AUC), metrics, result.
 """
 
+from collections.abc import Sequence
+
+from embeddings.tables import TableSpec
 from jobs.checkpoint_files import read_manifest
 from jobs.checkpoints import CheckpointStore, newest_checkpoint
 from jobs.command import Arguments, run_verb
@@ -21,6 +24,7 @@ from jobs.loop import check_warmup
 from jobs.ranker import build_ranking_model, fill_from_export, frozen_tables, prove_frozen_unchanged
 from jobs.readers import requests_reader, take_in_examples
 from jobs.runs import RunFolder, write_json
+from jobs.settings import JobSettings
 from jobs.training import TrainingRun
 from models.losses import LossSums
 from pipeline.batches import RankingBatch
@@ -50,12 +54,7 @@ def rank(arguments: Arguments) -> None:
         )
         folder = RunFolder(settings.ranking_folder(ranking.strategy))
         if arguments.resume and folder.is_finished:
-            before = folder.identity
-            continued = before.get("continued", {})
-            identity = ranking_identity(settings, specs, before["transferred"], continued)
-            folder.check(identity, "set it back, or start over without --resume")
-            if validation is not None:
-                _check_best(folder, world)
+            _check_finished(settings, specs, folder, world)
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
         check_warmup("ranking", training, reader)
@@ -112,6 +111,18 @@ def rank(arguments: Arguments) -> None:
             }
             evidence = {"transferred": transferred, "frozen_unchanged": proof}
             write_json(folder.path / "result.json", {**identity, **result, **evidence})
+
+
+def _check_finished(
+    settings: JobSettings, specs: Sequence[TableSpec], folder: RunFolder, world: World
+) -> None:
+    """Raises CheckpointError where a finished run is another, or has nothing to be evaluated."""
+    before = folder.identity
+    continued = before.get("continued", {})
+    identity = ranking_identity(settings, specs, before["transferred"], continued)
+    folder.check(identity, "set it back, or start over without --resume")
+    if settings.days.validation is not None:
+        _check_best(folder, world)
 
 
 def _best_auc_so_far(folder: RunFolder, world: World, *, resume: bool) -> float:
