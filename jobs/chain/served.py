@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
-from jobs.checkpoint_files import content_digest, problem_of, read_manifest
 from jobs.chain.published import Published, PublishedRanker, published_on, rewrite
+from jobs.checkpoint_files import content_digest, problem_of, read_manifest
 from pipeline.errors import PublicationError
 
 __all__ = ["SUFFIX", "is_apart", "put_back", "set_apart"]
