@@ -1,6 +1,8 @@
 """What the daily chain does on days that are not as they should be, and on those after them."""
 
 import json
+import os
+import shutil
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,10 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from embeddings.export import read_export
+from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.runs import RunFolder
 from tests.integration.daily_market import (
+    BEFORE,
     DAY_AFTER,
     FAILED,
+    FIRST,
     LAST,
     PUBLISHED,
     REJECTED,
@@ -91,6 +96,68 @@ def test_a_day_that_never_comes_is_left_out(market):
     assert code == PUBLISHED, output
     run = RunFolder(market.root / "pretraining" / f"day={TOMORROW}")
     assert run.identity["continued"]["day"] == str(YESTERDAY)
+
+
+def served(market):
+    """What serves, and that its files are what was published."""
+    found = {}
+    for task, ranker in market.published()["rankers"].items():
+        checkpoint = market.root / ranker["checkpoint"]
+        assert content_digest(read_manifest(checkpoint)) == ranker["digest"]
+        assert read_export(market.root / ranker["export"]).content_digest == ranker["export_digest"]
+        found[task] = ranker["digest"], ranker["export_digest"]
+    return found
+
+
+def test_a_published_day_that_is_rejected_when_made_again_serves_on(market):
+    """Its data changed after it was published, and what it gives then passes no gate."""
+    before = served(market)
+    market.change(YESTERDAY, lambda table: table.slice(table.num_rows // 20))
+    strict = ("--set", "daily.gates.calibration=[0.999, 1.0]")
+    code, output = market.daily(YESTERDAY, *strict)
+    assert (code, "calibration" in output) == (REJECTED, True), output
+    assert market.state(YESTERDAY) == "rejected"
+    assert market.published()["day"] == str(YESTERDAY)
+    assert served(market) == before
+    # The next day goes on from what serves.
+    run = RunFolder(market.root / "pretraining" / f"day={YESTERDAY}")
+    steps = run.final_checkpoint
+    market.bring(TODAY)
+    code, output = market.daily(TODAY)
+    assert code == PUBLISHED, output
+    assert run.final_checkpoint == steps
+    now = RunFolder(market.root / "pretraining" / f"day={TODAY}")
+    assert now.identity["continued"]["day"] == str(YESTERDAY)
+
+
+def test_a_day_that_was_gone_back_from_stays_so_whatever_touches_its_files(market):
+    code, output = market.run("publish", "--rollback")
+    assert code == 0, output
+    before = served(market)
+    for day in (BEFORE, YESTERDAY):
+        for path in market.source(day).glob("*.parquet"):
+            os.utime(path)
+    code, output = market.daily(YESTERDAY)
+    assert (code, "what its files hold is the same" in output) == (REJECTED, True), output
+    assert "rolled back" in output
+    assert served(market) == before
+    assert market.published()["day"] == str(BEFORE)
+    code, output = market.daily(YESTERDAY, "--accept")
+    assert code == PUBLISHED, output
+    assert market.published()["day"] == str(YESTERDAY)
+
+
+def test_raw_days_that_were_built_may_be_cleared_away(market):
+    before = served(market)
+    for day in (FIRST, BEFORE, YESTERDAY):
+        shutil.rmtree(market.source(day))
+    code, output = market.daily(YESTERDAY)
+    assert (code, f"{YESTERDAY}: published already" in output) == (PUBLISHED, True), output
+    market.bring(TODAY)
+    code, output = market.daily(TODAY)
+    assert code == PUBLISHED, output
+    assert market.published()["day"] == str(TODAY)
+    assert before != served(market)
 
 
 def nobodys(table):
