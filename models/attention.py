@@ -123,7 +123,7 @@ def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
 
 def _attend_padded(packed: Tensor, rows: Padded) -> Tensor:
     slots = _Pad.apply(packed, rows.slots, rows.unpad)
-    outputs = []
+    outputs = [packed[:0, 0]]
     for bucket in rows.buckets:
         in_bucket = slots[bucket.first : bucket.last].view(bucket.num_rows, -1, *packed.shape[1:])
         query, key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)

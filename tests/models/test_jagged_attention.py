@@ -10,7 +10,7 @@ from models.rows import Rows
 from models.transformer import rotary_table
 from tests.models.plain import offsets, turned
 
-ROWS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 6)), min_size=1, max_size=20)
+ROWS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 6)), max_size=20)
 
 
 def plain(packed, lengths, candidates, *, bidirectional):
@@ -47,7 +47,6 @@ def draw(pairs, heads, width, seed):
     st.integers(0, 2**30),
 )
 def test_values_and_gradients_are_those_of_softmax(pairs, shape, bidirectional, seed):
-    pairs = [*pairs, (2, 1)]
     lengths, candidates, packed = draw(pairs, *shape, seed)
     rows = Rows.build(offsets(lengths), offsets(candidates), bidirectional=bidirectional, pad=False)
     expected = plain(packed, lengths, candidates, bidirectional=bidirectional)

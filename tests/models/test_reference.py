@@ -73,7 +73,7 @@ def check(precision, sums, counts, reference, wanted_sums, wanted_counts, model)
     size = torch.stack([value.norm() for value in wanted.values()]).norm()
     for name, parameter in model.named_parameters():
         if precision == "fp32":
-            close(gradient(parameter), wanted[name], name)
+            close(gradient(parameter), wanted[name], name, size)
         else:
             assert_rounded(gradient(parameter), wanted[name], 0.05, 0.1 * size, name)
 
@@ -82,13 +82,14 @@ def gradient(parameter):
     return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
 
 
-def close(actual, expected, name=""):
+def close(actual, expected, name="", size=0.0):
+    """With a little of `size`, that of terms which may cancel."""
     scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(
         actual,
         expected,
         rtol=TOLERANCE,
-        atol=TOLERANCE * scale + 1e-7,
+        atol=TOLERANCE * scale + 1e-6 * float(size) + 1e-7,
         msg=lambda text: f"{name}: {text}",
     )
 
@@ -96,7 +97,7 @@ def close(actual, expected, name=""):
 @ways
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=7),
+    st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=7),
     SEEDS,
     st.sampled_from(["batch", "sequence"]),
     st.sampled_from([0, 10, 1000]),
@@ -133,7 +134,7 @@ def test_packed_sequences_equal_padded_ones(
 @ways
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), max_size=6),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=7),
     SEEDS,
     st.booleans(),
     st.booleans(),
@@ -142,7 +143,6 @@ def test_grouped_candidates_equal_each_pair_alone(
     precision, longest, requests, seed, bidirectional, with_context
 ):
     """The history is computed once here, and once a candidate in the reference."""
-    requests = [*requests, (3, 2)]
     torch.manual_seed(seed)
     context_rows = CONTEXT_ROWS if with_context else {}
     tables = PlainTables({**ITEM_ROWS, **context_rows}, ARCHITECTURE.width)
@@ -150,12 +150,6 @@ def test_grouped_candidates_equal_each_pair_alone(
         tables, list(ITEM_ROWS), list(context_rows), ARCHITECTURE, bidirectional=bidirectional
     )
     grow(model, precision)
-    if precision == "bf16":
-        keep_signs(model.head)
-    reference = twin(
-        ReferenceRanking(ITEM_ROWS, context_rows, ARCHITECTURE, bidirectional=bidirectional), model
-    )
-
     batch = ranking_batch(ITEM_ROWS, [r[0] for r in requests], [r[1] for r in requests])
     batch = dataclasses.replace(
         batch,
@@ -163,6 +157,13 @@ def test_grouped_candidates_equal_each_pair_alone(
             name: torch.randint(0, rows, (len(requests),)) for name, rows in context_rows.items()
         },
         weights=torch.randint(0, 2, batch.labels.shape).float(),
+    )
+    if precision == "bf16":
+        keep_signs(model.head)
+        # Candidates of both kinds would cancel in the head's sums, and leave rounding.
+        batch = dataclasses.replace(batch, labels=torch.full_like(batch.labels, seed % 2))
+    reference = twin(
+        ReferenceRanking(ITEM_ROWS, context_rows, ARCHITECTURE, bidirectional=bidirectional), model
     )
     with under(precision), not_padded(longest):
         losses = model(batch)

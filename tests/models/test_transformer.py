@@ -50,8 +50,6 @@ def make(seed: int) -> Transformer:
 @settings(max_examples=20, deadline=None)
 @given(LENGTHS, st.integers(0, 2**30), st.booleans(), st.integers(0, 5))
 def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, num_buckets):
-    if not sum(lengths):
-        lengths = [1]
     transformer = make(seed)
     packed = torch.randn(sum(lengths), ARCHITECTURE.width, requires_grad=True)
     rows = Rows.build(
@@ -84,7 +82,6 @@ def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, nu
     st.booleans(),
 )
 def test_grouped_candidates_equal_one_at_a_time(pairs, seed, bidirectional, pad):
-    pairs = [*pairs, (3, 2)]
     transformer = make(seed)
     lengths, candidates = [p[0] for p in pairs], [p[1] for p in pairs]
     history = torch.randn(sum(lengths), ARCHITECTURE.width)
@@ -104,13 +101,14 @@ def test_grouped_candidates_equal_one_at_a_time(pairs, seed, bidirectional, pad)
             row = torch.cat([own_history, one[None]])
             hidden = one_row(transformer, row, torch.arange(length + 1), sees)
             expected.append(hidden[-1])
-    expected = torch.stack(expected)
+    expected = torch.stack(expected) if expected else packed[:0]
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
     inputs = [packed, *transformer.parameters()]
     probe = torch.randn_like(actual)
     actual_gradients = torch.autograd.grad((actual * probe).sum(), inputs)
-    expected_gradients = torch.autograd.grad((expected * probe).sum(), inputs)
+    loss = (expected * probe).sum()
+    expected_gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
     for ours, plain in zip(actual_gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-3, rtol=1e-3)
 
