@@ -156,7 +156,7 @@ def _attend_from_candidates_padded(query_CHE: Tensor, key_value: Tensor, rows: P
 class _Pad(torch.autograd.Function):
     """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well.
 
-    Empty slots get some token's numbers: nobody looks at them, and what they see is not read.
+    Empty slots get numbers of their row: nobody looks at them, and what they see is not read.
     """
 
     @staticmethod
