@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -111,6 +111,7 @@ def close(actual, expected, name="", size=0.0):
 
 @ways
 @settings(max_examples=15, deadline=None)
+@example([(0, True)], "L2H32A2", 0, "batch", 0)
 @given(
     SEQUENCES,
     ARCHITECTURES,
@@ -150,6 +151,7 @@ def test_packed_sequences_equal_padded_ones(
 
 @ways
 @settings(max_examples=15, deadline=None)
+@example([(0, 0)], "L2H32A2", 0, False, False)
 @given(
     REQUESTS,
     ARCHITECTURES,

@@ -1,7 +1,7 @@
 """Packed tokens against a padded, one-row-at-a-time computation written for reading."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -48,6 +48,7 @@ def make(seed: int) -> Transformer:
 
 
 @settings(max_examples=20, deadline=None)
+@example([0], 0, False, 1)
 @given(LENGTHS, st.integers(0, 2**30), st.booleans(), st.integers(0, 5))
 def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, num_buckets):
     transformer = make(seed)
@@ -75,6 +76,7 @@ def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, nu
 
 
 @settings(max_examples=20, deadline=None)
+@example([(0, 0)], 0, False, True)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=8),
     st.integers(0, 2**30),
