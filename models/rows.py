@@ -155,7 +155,7 @@ def _both_ways(slots: Tensor, number: int) -> tuple[Tensor, Tensor]:
     unpad = torch.empty(number, dtype=torch.int64, device=slots.device)
     real = (slots < number).nonzero().squeeze(1)
     unpad[slots[real]] = real
-    return slots.remainder(max(number, 1)), unpad
+    return torch.where(slots < number, slots, slots - number), unpad
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +228,23 @@ class _Layout:
         """(B, L): the packed token in each slot of `rows`; behind the last, it and `num_tokens`."""
         history, total = self.history_lengths[rows, None], self.row_lengths[rows, None]
         slot = torch.arange(int(total.max()), device=rows.device)
-        own = torch.minimum(slot, total - 1)
-        from_history = self.history_starts[rows, None] + own
-        from_candidates = self.candidate_starts[rows, None] + own - history
-        slots = torch.where(own < history, from_history, from_candidates)
-        return slots + self.num_tokens * (slot >= total)
+        history_starts, candidate_starts = (
+            self.history_starts[rows, None],
+            self.candidate_starts[rows, None],
+        )
+        slots = torch.where(
+            slot < history, history_starts + slot, candidate_starts - history + slot
+        )
+        last = torch.where(total > history, candidate_starts - history, history_starts) + total - 1
+        return torch.where(slot < total, slots, last + self.num_tokens)
 
     def candidate_slots(self, rows: Tensor) -> Tensor:
         """(B, C): the candidate in each slot of `rows`; behind the last, as in `slots`."""
         total = self.candidate_lengths[rows, None]
         slot = torch.arange(int(total.max()), device=rows.device)
-        own = torch.minimum(slot, total - 1).clamp(min=0)
-        slots = self.candidate_starts[rows, None] - self.num_history_tokens + own
-        return slots + self.num_candidates * (slot >= total)
+        starts = self.candidate_starts[rows, None] - self.num_history_tokens
+        last = (starts + total - 1).clamp(min=0)
+        return torch.where(slot < total, starts + slot, last + self.num_candidates)
 
     def allowed_candidates(self, rows: Tensor, num_slots: int) -> Tensor:
         """(B, 1, C, L): each candidate's history and itself; an empty slot sees what is there."""
