@@ -4,7 +4,7 @@ import operator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.attention import attend, attend_from_candidates
@@ -144,6 +144,7 @@ def test_half_precision_is_rounded_once_on_the_way_out(width):
 @pytest.mark.parametrize("with_candidates", [False, True])
 @pytest.mark.parametrize("pad", [False, True])
 @settings(max_examples=25, deadline=None)
+@example([(2, 1)], 0, False, [0, 1, 2], 1)
 @given(
     ROWS,
     st.integers(0, 2**30),
