@@ -123,7 +123,7 @@ def _run(function: Callable[..., None], looks: Looks, *tensors: Tensor) -> None:
 
 def _attend_padded(packed: Tensor, rows: Padded) -> Tensor:
     slots = _Pad.apply(packed, rows.slots, rows.unpad)
-    outputs = []
+    outputs = [packed[:0, 0]]
     for bucket in rows.buckets:
         in_bucket = slots[bucket.first : bucket.last].view(bucket.num_rows, -1, *packed.shape[1:])
         query, key, value = in_bucket.permute(2, 0, 3, 1, 4)  # each (B, H, L, E)
@@ -156,7 +156,7 @@ def _attend_from_candidates_padded(query_CHE: Tensor, key_value: Tensor, rows: P
 class _Pad(torch.autograd.Function):
     """Packed tokens to slots. Each token has one slot, so the gradient is a gather as well.
 
-    Empty slots get some token's numbers: nobody looks at them, and what they see is not read.
+    Empty slots get numbers of their row: nobody looks at them, and what they see is not read.
     """
 
     @staticmethod

@@ -77,7 +77,7 @@ class _RMSNormCPU(torch.autograd.Function):
         hidden_TD = hidden_TD.contiguous()
         out = torch.empty_like(hidden_TD, dtype=dtype)
         inverse = hidden_TD.new_empty(len(hidden_TD))
-        weight = weight_D.unsqueeze(0)
+        weight = weight_D.contiguous().unsqueeze(0)
         fused_cpu.rms_norm(np.float32(epsilon), *arrays_of(hidden_TD, weight, out, inverse))
         ctx.save_for_backward(hidden_TD, weight, inverse)
         return out
@@ -105,7 +105,7 @@ class _AddNormCPU(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         hidden_TD, branch_TD = hidden_TD.contiguous(), branch_TD.contiguous()
         total, out = torch.empty_like(hidden_TD), torch.empty_like(hidden_TD, dtype=dtype)
-        inverse, weight = hidden_TD.new_empty(len(hidden_TD)), weight_D.unsqueeze(0)
+        inverse, weight = hidden_TD.new_empty(len(hidden_TD)), weight_D.contiguous().unsqueeze(0)
         given = arrays_of(hidden_TD, branch_TD, weight, total, out, inverse)
         fused_cpu.add_norm(np.float32(epsilon), *given)
         ctx.save_for_backward(total, weight, inverse)

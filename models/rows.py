@@ -48,7 +48,8 @@ class CandidateSlots:
     """Where candidates sit when only they are looked from, as in the last layer."""
 
     slots: Tensor
-    """(all buckets' B * C,) int64: the candidate in each slot; any, where there is none"""
+    """(all buckets' B * C,) int64: the candidate in each slot; the row's last where there is none,
+    any where the row has none"""
     unpad: Tensor
     """(all candidates,) int64: each one's slot"""
 
@@ -59,7 +60,8 @@ class Padded:
 
     buckets: tuple[Bucket, ...]
     slots: Tensor
-    """(all buckets' B * L,) int64: the packed token in each slot; any, where there is none"""
+    """(all buckets' B * L,) int64: the packed token in each slot; the row's last where there is
+    none, since what is masked is multiplied by zero, and another row's NaN would stay one"""
     unpad: Tensor
     """(T,) int64: each packed token's slot"""
     candidates: CandidateSlots | None
@@ -149,11 +151,11 @@ def _bucket(slots: list[Tensor], in_bucket: Tensor, allowed: Tensor | None) -> B
 
 
 def _both_ways(slots: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Slots, empty ones being `number` -> slots with some index in those, each index's slot."""
+    """Slots, empty ones being `number` and more -> slots less `number`, each index's slot."""
     unpad = torch.empty(number, dtype=torch.int64, device=slots.device)
     real = (slots < number).nonzero().squeeze(1)
     unpad[slots[real]] = real
-    return slots.clamp(max=max(number - 1, 0)), unpad
+    return torch.where(slots < number, slots, slots - number), unpad
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +225,26 @@ class _Layout:
         return torch.cat([history, candidates])
 
     def slots(self, rows: Tensor) -> Tensor:
-        """(B, L): the packed token in each slot of `rows`, `num_tokens` where there is none."""
+        """(B, L): the packed token in each slot of `rows`; behind the last, it and `num_tokens`."""
         history, total = self.history_lengths[rows, None], self.row_lengths[rows, None]
         slot = torch.arange(int(total.max()), device=rows.device)
-        from_history = self.history_starts[rows, None] + slot
-        from_candidates = self.candidate_starts[rows, None] + slot - history
-        slots = torch.where(slot < history, from_history, from_candidates)
-        return torch.where(slot < total, slots, self.num_tokens)
+        history_starts, candidate_starts = (
+            self.history_starts[rows, None],
+            self.candidate_starts[rows, None],
+        )
+        slots = torch.where(
+            slot < history, history_starts + slot, candidate_starts - history + slot
+        )
+        last = torch.where(total > history, candidate_starts - history, history_starts) + total - 1
+        return torch.where(slot < total, slots, last + self.num_tokens)
 
     def candidate_slots(self, rows: Tensor) -> Tensor:
-        """(B, C): the candidate in each slot of `rows`, `num_candidates` where there is none."""
+        """(B, C): the candidate in each slot of `rows`; behind the last, as in `slots`."""
         total = self.candidate_lengths[rows, None]
         slot = torch.arange(int(total.max()), device=rows.device)
-        slots = self.candidate_starts[rows, None] - self.num_history_tokens + slot
-        return torch.where(slot < total, slots, self.num_candidates)
+        starts = self.candidate_starts[rows, None] - self.num_history_tokens
+        last = (starts + total - 1).clamp(min=0)
+        return torch.where(slot < total, starts + slot, last + self.num_candidates)
 
     def allowed_candidates(self, rows: Tensor, num_slots: int) -> Tensor:
         """(B, 1, C, L): each candidate's history and itself; an empty slot sees what is there."""

@@ -80,15 +80,13 @@ class Attention(nn.Module):
     def of_candidates(self, hidden_TD: Tensor, rows: Rows, rotary: Tensor) -> Tensor:
         """(T, D) -> (C, D): what `forward` gives for the candidates, without the rest."""
         tokens, width = hidden_TD.shape
+        heads = self.num_heads, width // self.num_heads
         query_weight, key_value_weight = self.query_key_value.weight.split((width, 2 * width))
         in_candidates = slice(rows.num_history_tokens, None)
         query = functional.linear(hidden_TD[in_candidates], query_weight)
         key_value = functional.linear(hidden_TD, key_value_weight)
         mixed = attend_from_candidates(
-            query.view(-1, self.num_heads, width // self.num_heads),
-            key_value.view(tokens, 2, self.num_heads, width // self.num_heads),
-            rows,
-            rotary,
+            query.view(-1, *heads), key_value.view(tokens, 2, *heads), rows, rotary
         )
         return self.output(mixed.reshape(-1, width))
 

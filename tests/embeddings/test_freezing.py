@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile
 
 from embeddings.digests import content_digests
 from embeddings.freezing import check_frozen, prove_unchanged
@@ -9,7 +10,7 @@ from embeddings.shards import local_shards
 from embeddings.tables import EmbeddingSettings
 from pipeline.errors import DigestError, ExportError
 from tests.distributed import run_distributed
-from tests.embeddings.small_model import plain_model, sharded_model, train
+from tests.embeddings.small_model import ROWS, batches, plain_model, sharded_model, train
 
 FROZEN = ("item_id", "type")
 SPREAD = EmbeddingSettings(replicated_bytes=0)
@@ -51,6 +52,32 @@ def test_frozen_tables_are_not_trained_in_any_way(optimizer, replicated):
         assert rank["in checkpoint"] == []
         tables = [department] if optimizer == "adamw" else []
         assert sorted(rank["optimized"]) == sorted(["linear.weight", "linear.bias", *tables])
+
+
+def profiled_backward(settings, frozen):
+    """What a backward pass runs, and the bytes of optimizer state of this rank's tables."""
+    model = sharded_model(settings, frozen)
+    loss = model(next(batches(1)))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        loss.backward()
+    states = model.fused_optimizer.state_dict()["state"].values()
+    shards = [s for state in states for value in state.values() for s in value.local_shards()]
+    return {event.name for event in profiler.events()}, sum(s.tensor.nbytes for s in shards)
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+def test_frozen_tables_have_no_backward_and_no_state_in_memory(replicated):
+    settings = EmbeddingSettings(replicated_bytes=2**30 if replicated else 0)
+    trained = run_distributed(profiled_backward, 2, settings, ())
+    assert sum(num_bytes for _, num_bytes in trained) == 4 * sum(ROWS.values())
+    frozen = run_distributed(profiled_backward, 2, settings, tuple(ROWS))
+    assert sum(num_bytes for _, num_bytes in frozen) == 0
+    for named, wanted in ((trained, True), (frozen, False)):
+        for names, _ in named:
+            # The kernel that updates rows, and what sends their gradients to it.
+            assert any("split_embedding_backward" in name for name in names) == wanted
+            assert any("all_to_all" in name for name in names) == wanted
+            assert any("AddmmBackward" in name for name in names)
 
 
 def frozen_losses(settings):

@@ -4,8 +4,12 @@ import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
-from embeddings.sharding import describe_plan
+from embeddings.initialization import initialize
+from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.sharding import describe_plan, set_table_learning_rate
 from embeddings.tables import EmbeddingSettings, EmbeddingTables, tables_of
 from pipeline.errors import ConfigError
 from tests.distributed import run_distributed
@@ -13,6 +17,7 @@ from tests.embeddings.small_model import (
     CPU,
     META,
     RATES,
+    ROWS,
     SPECS,
     SmallModel,
     batches,
@@ -32,9 +37,8 @@ CASES = {
 }
 
 
-def reference_training(settings: EmbeddingSettings) -> tuple[list[float], dict]:
-    """One process, nothing sharded, the optimizers written out."""
-    model = plain_model(settings)
+def reference_training(settings: EmbeddingSettings, model, steps) -> tuple[list[list[float]], dict]:
+    """One process, nothing sharded, the optimizers written out; each step has a batch a rank."""
     weights = {
         name: dict(model.tables.trainable.named_parameters())[f"embedding_bags.table_{name}.weight"]
         for name in model.tables.specs
@@ -45,12 +49,12 @@ def reference_training(settings: EmbeddingSettings) -> tuple[list[float], dict]:
     optimizer = torch.optim.AdamW(dense, lr=0.01)
     sums = dict.fromkeys(weights, 0.0)
     losses = []
-    for rate, ids in zip(RATES, batches(3), strict=True):
+    for rate, ranks in zip(RATES, steps, strict=False):
         model.zero_grad()
-        loss = model(ids)
-        loss.backward()
+        parts = [model(ids) for ids in ranks]
+        (sum(parts) / len(parts)).backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append([part.item() for part in parts])
         if settings.optimizer == "adamw":
             continue
         with torch.no_grad():
@@ -72,12 +76,75 @@ def train_sharded(settings: EmbeddingSettings) -> tuple[list[float], dict]:
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_sharded_training_equals_one_plain_process(case, world_size):
-    losses, tables = reference_training(CASES[case])
+    plain = plain_model(CASES[case])
+    losses, tables = reference_training(CASES[case], plain, [[ids] for ids in batches(3)])
+    losses = [loss for (loss,) in losses]
     for found_losses, found_tables in run_distributed(train_sharded, world_size, CASES[case]):
         assert found_losses == pytest.approx(losses, rel=1e-5)
         for name, rows in tables.items():
             torch.testing.assert_close(
                 torch.tensor(found_tables[name]), torch.tensor(rows), rtol=1e-4, atol=1e-6
+            )
+
+
+class JaggedModel(SmallModel):
+    """Each table has a number of ids of its own, which may be none."""
+
+    def forward(self, ids):
+        vectors = self.tables.lookup(ids).values()
+        tokens = [table.distinct[table.inverse] * 10 for table in vectors]
+        return sum((self.linear(token) - 1).square().sum() / 10 for token in tokens)
+
+
+def jagged_ids(counts, seed):
+    """Random ids, table -> as many as asked for; few distinct ones, so that ranks meet in them."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randint(0, min(num_rows, 60), (count,), generator=generator) * step
+        for (name, num_rows), step, count in zip(ROWS.items(), (1100, 1, 1), counts, strict=True)
+    }
+
+
+def train_jagged(settings: EmbeddingSettings, steps) -> tuple[list[float], dict]:
+    """This rank's losses, and the tables of all."""
+    model = shard(JaggedModel(EmbeddingTables(SPECS, settings, device=META)), CPU)
+    initialize(model, seed=1)
+    parameters = [*dense_parameters(model).values(), *table_parameters(model).values()]
+    optimizer = torch.optim.AdamW(parameters, lr=0.01)
+    losses = []
+    for rate, ranks in zip(RATES, steps, strict=False):
+        set_table_learning_rate(model, rate)
+        loss = model(ranks[dist.get_rank()])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, whole_tables(model)
+
+
+# Numbers of ids of each table: of one rank, of both, of one to three steps.
+COUNTS = st.tuples(*[st.just(0) | st.integers(0, 60)] * len(ROWS))
+STEPS = st.lists(st.tuples(st.just((0,) * len(ROWS)) | COUNTS, COUNTS), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(STEPS, st.integers(0, 2**20), st.booleans())
+def test_ranks_with_any_numbers_of_ids_train_as_one_process(case, counts, seed, turned):
+    """Also where a rank has none of a table, or none at all."""
+    steps = [
+        [jagged_ids(own, seed + 2 * n + m) for m, own in enumerate(ranks[:: -1 if turned else 1])]
+        for n, ranks in enumerate(counts)
+    ]
+    plain = JaggedModel(EmbeddingTables(SPECS, CASES[case], device=CPU))
+    initialize(plain, seed=1)
+    losses, tables = reference_training(CASES[case], plain, steps)
+    found = run_distributed(train_jagged, 2, CASES[case], steps)
+    for rank, (found_losses, found_tables) in enumerate(found):
+        assert found_losses == pytest.approx([step[rank] for step in losses], rel=1e-4)
+        for name, rows in tables.items():
+            torch.testing.assert_close(
+                torch.tensor(found_tables[name]), torch.tensor(rows), rtol=1e-4, atol=1e-5
             )
 
 

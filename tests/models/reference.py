@@ -190,7 +190,7 @@ class ReferenceRanking(nn.Module):
         """Logits (C,): every candidate in a row of its own, behind a copy of its history."""
         request = torch.arange(len(batch.row_ids)).repeat_interleave(batch.candidate_offsets.diff())
         lengths = batch.history_offsets.diff()[request]
-        row, last = torch.arange(len(request)), int(lengths.max())
+        row, last = torch.arange(len(request)), max(lengths.tolist(), default=0)
         vectors, segments = [], torch.full((len(request), last + 1), HISTORY)
         segments[row, lengths] = CANDIDATE
         for name in self.item_rows:

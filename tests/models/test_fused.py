@@ -1,7 +1,12 @@
 """Operations with gradients of their own against the plain formulas that they stand for."""
 
+from contextlib import nullcontext
+from unittest import mock
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models import fused
 from models.fused import add_norm, rms_norm, rotate_, swiglu
@@ -79,6 +84,87 @@ def test_a_sum_and_its_norm_with_bfloat16_round_once():
         rounded = half.dtype == torch.bfloat16
         rtol = ROUNDED_ONCE if rounded else 1e-5
         torch.testing.assert_close(half.float(), single, rtol=rtol, atol=1e-5, msg=name)
+
+
+TOKENS = st.sampled_from([0, 1, 2, 5, 50, 129])
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+# Each like its neighbours in memory; every second number; the same numbers for every token.
+LAYOUTS = st.sampled_from(["dense", "strided", "expanded"])
+
+
+def laid_out(tokens, width, layout, dtype=torch.float32):
+    """Random numbers (tokens, width), and not contiguous unless they are dense."""
+    if layout == "expanded":
+        return torch.randn(1, width).to(dtype).expand(tokens, width)
+    if layout == "strided":
+        return torch.randn(tokens, 2 * width).to(dtype)[:, ::2]
+    return torch.randn(tokens, width).to(dtype)
+
+
+def check(function, plain, given, layout):
+    """Values and gradients of any layout against those of the formula in float64."""
+    ours = [value.detach().requires_grad_() for value in given]
+    exact = [value.detach().double().requires_grad_() for value in given]
+    results, wanted = function(*ours), plain(*exact)
+    probes = [laid_out(*result.shape, layout, result.dtype) for result in results]
+    found = [*results, *torch.autograd.grad(results, ours, probes)]
+    probes = [probe.double() for probe in probes]
+    wanted = [*wanted, *torch.autograd.grad(wanted, exact, probes)]
+    for actual, expected in zip(found, wanted, strict=True):
+        rounded = actual.dtype == torch.bfloat16
+        scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
+        torch.testing.assert_close(
+            actual.double(),
+            expected,
+            rtol=ROUNDED_ONCE if rounded else 1e-4,
+            atol=(1e-3 if rounded else 1e-5) * scale + 1e-7,
+        )
+
+
+def by(compiled):
+    """The way that was chosen, or PyTorch's."""
+    if compiled:
+        return nullcontext()
+    return mock.patch("models.fused._is_compiled_for", return_value=False)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(TOKENS, st.sampled_from([2, 12, 31, 32, 64, 96, 160]), LAYOUTS, DTYPES, DTYPES)
+def test_norms_of_any_shape_and_layout(compiled, tokens, width, layout, branch_dtype, dtype):
+    torch.manual_seed(tokens + width)
+    hidden = laid_out(tokens, width, layout) * 3
+    branch = laid_out(tokens, width, layout, branch_dtype)
+    weight = laid_out(1, width, "strided")[0]
+
+    def plain(hidden, branch, weight):
+        return hidden + branch, plain_norm(hidden + branch, weight)
+
+    with by(compiled):
+        check(
+            lambda hidden, weight: [rms_norm(hidden, weight, 1e-5)],
+            lambda hidden, weight: [plain_norm(hidden, weight)],
+            [hidden, weight],
+            layout,
+        )
+        check(lambda *given: add_norm(*given, 1e-5, dtype), plain, [hidden, branch, weight], layout)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(TOKENS, st.sampled_from([1, 3, 16, 32, 64, 96]), LAYOUTS, st.sampled_from([0.1, 1, 20]))
+def test_gates_of_any_shape_and_layout(compiled, tokens, width, layout, scale):
+    torch.manual_seed(tokens + width)
+
+    def plain(gate_up):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return [gate * torch.sigmoid(gate) * up]
+
+    with by(compiled):
+        given = [laid_out(tokens, 2 * width, layout) * scale]
+        check(lambda gate_up: [swiglu(gate_up)], plain, given, layout)
+        if compiled and width % 32 == 0:  # PyTorch's rounds between its steps
+            check(lambda gate_up: [swiglu(gate_up)], plain, [given[0].bfloat16()], layout)
 
 
 @pytest.mark.usefixtures("way")
