@@ -49,6 +49,7 @@ SMALL = (
     'daily.tasks=["ctr"]',
     "daily.stages.pretrain.nodes=2",
     "daily.gates.min_candidates=1",
+    "daily.gates.min_auc=0",
     "daily.gates.calibration=[0.0, 100.0]",
 )
 
