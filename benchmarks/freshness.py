@@ -144,6 +144,8 @@ class Market:
             "pretraining.training.epochs=10",
             "checks.max_rows_change=10.0",
             "checks.max_action_drift=1.0",
+            "checks.min_rows=0",
+            "checks.label_rate={}",
             f'days.pretraining=["{pretraining[0]}", "{pretraining[1]}"]',
             f'days.ranking=["{ranking[0]}", "{ranking[1]}"]',
             f"pretraining.training.seed={self.seed}",

@@ -108,6 +108,8 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "ranking.training.batch_size=512",
         "checks.max_rows_change=10.0",
         "checks.max_action_drift=1.0",
+        "checks.min_rows=0",
+        "checks.label_rate={}",
     ]
 
 

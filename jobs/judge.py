@@ -31,7 +31,7 @@ from jobs.run_records import load_run
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
 from pipeline.batches import RankingBatch
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, VocabularyError
 from pipeline.partitions import day_folder
 from pipeline.reader import Reader
 from pipeline.schema import UNKNOWN_ROW, DaySettings
@@ -40,7 +40,8 @@ from pipeline.vocabulary import rows_known_by
 __all__ = ["NEW_ITEMS", "judge", "judgement_path", "main", "settings_of_day"]
 
 NEW_ITEMS = "new_items"
-"""The slice of candidates that were not known `judging.new_item_days` before"""
+"""The slice of candidates whose item was not in the vocabulary `judging.new_item_days` before the
+first day of the requests"""
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def judge(arguments: Arguments) -> None:
         slices = {NEW_ITEMS: _is_new(_first_new_row(settings))}
         found: dict[str, Any] = {}
         for day in judging.models:
-            model, known, facts = _model_of(settings_of_day(settings, day), world)
+            model, known, facts = _model_of(settings, day, world)
             batches = (batch.known_only(known) for r in readers for batch in r.batches(epoch=0))
             precision = settings.ranking.training.precision
             results = evaluate_slices(model, batches, world, slices, precision)
@@ -104,13 +105,20 @@ def _readers(
 
 
 def _model_of(
-    settings: JobSettings, world: World
+    asked: JobSettings, day: date, world: World
 ) -> tuple[nn.Module, Mapping[str, int], dict[str, Any]]:
     """A day's ranker, the rows that it knows, and which checkpoint it is.
 
+    Args:
+        asked: whose vocabularies the requests are in.
+        day: the last training day of the ranker.
+        world: the ranks.
+
     Raises:
         CheckpointError: no finished run of that day.
+        VocabularyError: its rows stand for other values than those of the requests.
     """
+    settings = settings_of_day(asked, day)
     strategy = settings.ranking.strategy
     run = RunFolder(settings.ranking_folder(strategy))
     if not run.is_finished:
@@ -121,6 +129,7 @@ def _model_of(
         raise CheckpointError(f"{run.checkpoints}: no usable checkpoint; rank again")
     manifest = read_manifest(checkpoint)
     specs = [TableSpec(**spec) for spec in manifest["tables"].values()]
+    _check_vocabularies(asked, specs, checkpoint)
     model = build_ranking_model(settings, specs, strategy, world)
     fill_frozen(model, settings, strategy, result["transferred"])
     load_model(model, checkpoint)
@@ -128,8 +137,21 @@ def _model_of(
     return model, {spec.name: spec.num_used_rows for spec in specs}, facts
 
 
+def _check_vocabularies(asked: JobSettings, specs: Sequence[TableSpec], checkpoint: Path) -> None:
+    """Raise VocabularyError unless the rows of the requests are the ranker's."""
+    lineages = asked.vocabulary_lineages(specs)
+    for spec in specs:
+        if spec.vocabulary_digest not in lineages[spec.name]:
+            raise VocabularyError(
+                f"{checkpoint}: table {spec.name} was trained with vocabulary "
+                f"{spec.vocabulary_digest}, which that of the requests does not continue, so its "
+                "rows may stand for other values; bring back the vocabulary, or start cold in "
+                "another data.root"
+            )
+
+
 def _first_new_row(settings: JobSettings) -> int:
-    """Items from this row on were added to the vocabulary lately."""
+    """Items from this row on are new."""
     judging = settings.judging
     assert judging.days is not None
     known_by = judging.days[0] - timedelta(days=judging.new_item_days)

@@ -138,7 +138,7 @@ class JudgingSettings(Settings):
     left_out: tuple[date, ...] = ()
     # Held-out users' requests, or everybody's.
     kind: Literal["held_out", "all"] = "held_out"
-    # An item is new for so many days after it entered the vocabulary.
+    # An item is new that was not in the vocabulary so many days before the first of these.
     new_item_days: int = Field(default=7, ge=0)
     # Of the file that is written.
     name: str = Field(default="judgement", pattern=r"[a-z_]+")

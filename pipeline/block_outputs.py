@@ -15,6 +15,7 @@ from ibis.expr.types import Table
 
 from pipeline.block_users import RequestsMade
 from pipeline.catalogue import Catalogue, publish_catalogue
+from pipeline.data_checks import DataCheckSettings
 from pipeline.data_report import check_requests
 from pipeline.day_streams import publish_days
 from pipeline.encoding import Known
@@ -198,13 +199,13 @@ def _publish_requests(
     for day, plain in outputs.requests.items():
         of_day = {**counts.get(day, {}), **left_out.get(day, {})}
         before = contents.get(day - timedelta(days=1)) or _published(made, day - timedelta(days=1))
+        final = tuple(task for task in tasks if day in outputs.final[task])
         try:
             earlier = before.counts if before else None
-            check_requests(made.root, day, of_day, earlier, made.checks)
+            check_requests(made.root, day, of_day, earlier, _checks_of(made, final))
         except DataCheckError as error:
             stopped.append(error)
             continue
-        final = tuple(task for task in tasks if day in outputs.final[task])
         found = {"counts": of_day, "vocabularies": known[day].digests, "final_tasks": final}
         contents[day] = plain.model_copy(update=found)
     good = requests.filter(requests.day.isin(list(contents))) if stopped else requests
@@ -218,6 +219,13 @@ def _publish_requests(
     # The days that passed are there; the first that did not says why.
     if stopped:
         raise stopped[0]
+
+
+def _checks_of(made: Preparation, final: Sequence[str]) -> DataCheckSettings:
+    """Without the rates of labels that can still change, which are not written yet."""
+    still_open = made.tasks.keys() - set(final)
+    rates = {t: bounds for t, bounds in made.checks.label_rate.items() if t not in still_open}
+    return made.checks.model_copy(update={"label_rate": rates})
 
 
 def _publish_days(

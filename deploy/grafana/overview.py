@@ -99,7 +99,7 @@ OVERVIEW = (
     ),
     Panel(
         title="AUC on new items",
-        text="Of candidates whose item was not known when the day began.",
+        text="Of candidates whose item was not in the vocabulary judging.new_item_days (7) before.",
         queries=(Query(last("new_item_auc", of("test")), "{{task}}"),),
     ),
     Panel(

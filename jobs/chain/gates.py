@@ -37,7 +37,7 @@ class Gate:
     """One comparison."""
 
     name: str
-    """finite, auc, calibration, progressive, table_norm or table_drift"""
+    """one of `jobs.monitoring.metrics.GATES`"""
     passed: bool
     text: str
     """figure and threshold in words, with the setting"""
@@ -48,6 +48,8 @@ class TableFigures:
     """A table of the day's export beside that of the published one."""
 
     name: str
+    is_finite: bool
+    """whether no value of any row is NaN or infinite"""
     norm: float
     """mean Euclidean norm of its rows"""
     norm_before: float
@@ -60,7 +62,7 @@ def model_gates(
     candidate: Mapping[str, Any], published: Mapping[str, Any] | None, settings: GateSettings
 ) -> Iterator[Gate]:
     """Of one task: a judgement's "all" of the candidate, and of the published ranker."""
-    loss, calibration = _number(candidate["log_loss"]), _number(candidate["calibration"])
+    loss = _number(candidate["log_loss"])
     yield Gate(
         name="finite", passed=math.isfinite(loss), text=f"the candidate's log loss is {loss:.4f}"
     )
@@ -76,24 +78,89 @@ def model_gates(
             "score more days",
         )
         return
-    low, high = settings.calibration
-    yield Gate(
-        name="calibration",
-        passed=low <= calibration <= high,
-        text=f"{calibration:.3f}, daily.gates.calibration {low} to {high}",
+    if settings.min_auc:
+        yield _chance_gate(candidate, settings)
+    yield _calibration_gate(candidate, published, settings)
+    if published is not None:
+        yield _auc_gate(candidate, published, settings)
+        yield _log_loss_gate(candidate, published, settings)
+
+
+def _chance_gate(candidate: Mapping[str, Any], settings: GateSettings) -> Gate:
+    """Whether it tells candidates apart at all, whatever is published.
+
+    A model that collapsed scores all alike, which is an AUC of 0.5. One that was published would
+    set the standard for those after it.
+    """
+    auc, count = _number(candidate["auc"]), candidate["num_samples"]
+    noise = settings.sampling_errors * auc_sampling_error(0.5, candidate["num_positives"], count)
+    return Gate(
+        name="chance",
+        passed=auc > settings.min_auc + noise,
+        text=f"{auc:.4f}; must be above daily.gates.min_auc {settings.min_auc} by more than "
+        f"{noise:.4f} for {count:,} candidates",
     )
-    if published is None:
-        return
-    auc = _number(candidate["auc"])
-    before = _number(published["auc"])
-    noise = settings.auc_errors * auc_sampling_error(before, published["num_positives"], count)
-    yield Gate(
+
+
+def _calibration_gate(
+    candidate: Mapping[str, Any], published: Mapping[str, Any] | None, settings: GateSettings
+) -> Gate:
+    """Within bounds, and not much further from 1 than the published ranker's."""
+    calibration, (low, high) = _number(candidate["calibration"]), settings.calibration
+    passed = low <= calibration <= high
+    text = f"{calibration:.3f}, daily.gates.calibration {low} to {high}"
+    if published is not None:
+        before, noise = _number(published["calibration"]), _noise(candidate, settings)
+        allowed = (1 + settings.max_calibration_change) * (1 + noise)
+        # A published calibration that is not defined keeps nothing out.
+        passed = passed and not _miss(calibration) > _miss(before) * allowed
+        text += (
+            f"; {before:.3f} published; daily.gates.max_calibration_change "
+            f"{settings.max_calibration_change} and {noise:.4f} for {candidate['num_positives']:,} "
+            "positives"
+        )
+    return Gate(name="calibration", passed=passed, text=text)
+
+
+def _auc_gate(
+    candidate: Mapping[str, Any], published: Mapping[str, Any], settings: GateSettings
+) -> Gate:
+    auc, before = _number(candidate["auc"]), _number(published["auc"])
+    count = candidate["num_samples"]
+    error = auc_sampling_error(before, published["num_positives"], count)
+    noise = settings.sampling_errors * error
+    return Gate(
         name="auc",
         # A published model whose AUC is not defined has nothing that could be lost.
         passed=not before - auc > settings.max_auc_drop + noise,
         text=f"{auc:.4f} against {before:.4f} published, on {count:,} candidates; "
         f"daily.gates.max_auc_drop {settings.max_auc_drop} and {noise:.4f} for their number",
     )
+
+
+def _log_loss_gate(
+    candidate: Mapping[str, Any], published: Mapping[str, Any], settings: GateSettings
+) -> Gate:
+    loss, before = _number(candidate["log_loss"]), _number(published["log_loss"])
+    noise = _noise(candidate, settings)
+    return Gate(
+        name="log_loss",
+        passed=not loss > before * (1 + settings.max_log_loss_rise + noise),
+        text=f"{loss:.4f} against {before:.4f} published; daily.gates.max_log_loss_rise "
+        f"{settings.max_log_loss_rise} and {noise:.4f} for {candidate['num_positives']:,} "
+        "positives",
+    )
+
+
+def _noise(candidate: Mapping[str, Any], settings: GateSettings) -> float:
+    """Allowed sampling errors of the number of positives, over that number."""
+    count, positives = candidate["num_samples"], candidate["num_positives"]
+    return settings.sampling_errors * math.sqrt((1 - positives / count) / positives)
+
+
+def _miss(calibration: float) -> float:
+    """The factor by which it is off 1, up or down."""
+    return max(calibration, 1 / calibration) if calibration > 0 else math.inf
 
 
 def progressive_gate(auc: float, before: Sequence[float], settings: GateSettings) -> Gate:
@@ -111,7 +178,10 @@ def progressive_gate(auc: float, before: Sequence[float], settings: GateSettings
 
 
 def table_figures(export: Path, before: Path | None) -> list[TableFigures]:
-    """Norms and drift of every table, from evenly spaced rows that both have.
+    """Whether all rows of every table are numbers; norms and drift of rows that both have.
+
+    The day's export is read once from beginning to end, a file at a time; norm and drift are of
+    evenly spaced rows.
 
     Raises:
         ExportError: one of them is not whole.
@@ -129,7 +199,15 @@ def table_figures(export: Path, before: Path | None) -> list[TableFigures]:
         norm_before = float(was.norm(dim=1).mean()) if was is not None else math.nan
         moved = float((new - was).norm(dim=1).mean()) if was is not None else math.nan
         drift = moved / norm_before if norm_before else math.inf
-        figures.append(TableFigures(name=name, norm=norm, norm_before=norm_before, drift=drift))
+        figures.append(
+            TableFigures(
+                name=name,
+                is_finite=_is_finite(export, table),
+                norm=norm,
+                norm_before=norm_before,
+                drift=drift,
+            )
+        )
     return figures
 
 
@@ -138,8 +216,8 @@ def table_gates(figures: Iterable[TableFigures], settings: GateSettings) -> Iter
     found = list(figures)
     yield Gate(
         name="finite",
-        passed=all(math.isfinite(table.norm) for table in found),
-        text=f"tables: {', '.join(f'{t.name} {t.norm:.3g}' for t in found)}",
+        passed=all(table.is_finite and math.isfinite(table.norm) for table in found),
+        text=f"norms of tables: {', '.join(_finite_text(table) for table in found)}",
     )
     known = [table for table in found if not math.isnan(table.norm_before)]
     if not known:
@@ -156,6 +234,21 @@ def table_gates(figures: Iterable[TableFigures], settings: GateSettings) -> Iter
         text=", ".join(f"{t.name} {t.drift:.3f}" for t in known)
         + f"; daily.gates.max_table_drift {settings.max_table_drift}",
     )
+
+
+def _finite_text(table: TableFigures) -> str:
+    what = "" if table.is_finite else " (some of its values are NaN or infinite)"
+    return f"{table.name} {table.norm:.3g}{what}"
+
+
+def _is_finite(folder: Path, table: ExportedTable) -> bool:
+    """Whether the smallest and the largest value of each file are numbers, which NaN is not."""
+    for file in table.files:
+        with safe_open(folder / file.name, framework="pt") as opened:
+            ends = torch.stack(torch.aminmax(opened.get_tensor(TENSOR_NAME)))
+        if not ends.isfinite().all():
+            return False
+    return True
 
 
 def _rows(folder: Path, table: ExportedTable, rows: range) -> torch.Tensor:

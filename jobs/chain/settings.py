@@ -51,12 +51,19 @@ class GateSettings(Settings):
     days: int = Field(default=2, ge=1)
     # Fewer candidates than this cannot tell two models apart.
     min_candidates: int = Field(default=1000, ge=1)
+    # AUC that a model must be above, whatever is published: 0.5 is guessing; 0: any will do.
+    min_auc: float = Field(default=0.5, ge=0, lt=1)
     # How far AUC may fall below the published model's.
     max_auc_drop: float = Field(default=0.01, ge=0)
-    # To which so many sampling errors of that AUC are added: much on few candidates, else nothing.
-    auc_errors: float = Field(default=1.0, ge=0)
     # Predicted over observed positives, lowest and highest.
     calibration: tuple[float, float] = (0.5, 2.0)
+    # How much further from 1 it may be than the published model's: 0.25 is by a factor of 1.25.
+    max_calibration_change: float = Field(default=0.25, ge=0)
+    # How far log loss may rise above the published model's, over that.
+    max_log_loss_rise: float = Field(default=0.05, ge=0)
+    # So many sampling errors are added to min_auc and to how far the other figures may get worse:
+    # much on few candidates, else nothing.
+    sampling_errors: float = Field(default=1.0, ge=0)
     # How far the published model's AUC on a new day may fall below what it was on the days before.
     max_progressive_drop: float = Field(default=0.05, ge=0)
     # Largest mean norm of a table's rows, over that of the published export's.

@@ -57,9 +57,12 @@ def _with_judgement(facts: StageFacts, job: Job) -> StageFacts:
     models = list(read_judgement(job).values())
     results = [_result(found["all"]) for found in models]
     published = results[0] if job.stage == "gate" and len(results) > 1 else None
-    new_items = models[-1][NEW_ITEMS]["auc"]
     facts = with_result(facts, results[-1], published)
-    return replace(facts, new_item_auc=new_items)
+    new_items = models[-1][NEW_ITEMS]
+    if new_items["num_samples"] == results[-1].num_samples:
+        # All are new, in the first days of a log: then it is the AUC itself.
+        return facts
+    return replace(facts, new_item_auc=new_items["auc"])
 
 
 def _result(found: dict[str, Any]) -> RankingResult:

@@ -46,9 +46,11 @@ RUN_STATES: Mapping[str, int] = {"running": 1, "succeeded": 2, "failed": 3, "rej
 """What `frostrank_run_state` says; rejected is what a gate does, or its data"""
 
 GATES: Mapping[str, str] = {
-    "finite": "no NaN or infinity in its figures and tables",
+    "finite": "no NaN or infinity in its figures, nor in any row of its tables",
+    "chance": "AUC above that of guessing",
     "auc": "AUC against the published model's on the same requests",
-    "calibration": "predicted over true positives on those requests",
+    "calibration": "predicted over true positives on those requests, and beside the published",
+    "log_loss": "log loss against the published model's on those requests",
     "progressive": "AUC of the published model on the new day against earlier days",
     "table_norm": "norms of the tables' rows against those of the published export",
     "table_drift": "how far the tables' rows moved since the published export",
@@ -159,7 +161,8 @@ STAGE_METRICS: Mapping[str, Metric] = _named(
         "log_loss": "Its log loss in nats.",
         "normalized_entropy": "Its log loss over that of always predicting the share of positives.",
         "calibration_ratio": "Its sum of predicted probabilities over the number of positives.",
-        "new_item_auc": "Its AUC on items that were not known when the day began.",
+        "new_item_auc": "Its AUC on items that were not in the vocabulary judging.new_item_days "
+        "(7) before the first day scored; not measured where all are such.",
         "published_auc": "AUC of the published model on the same requests.",
         "published_log_loss": "Log loss of the published model on the same requests, in nats.",
         "published_calibration_ratio": "Calibration of the published model on the same requests.",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from embeddings.export import TENSOR_NAME, read_export
-from jobs import export, prepare, pretrain, rank
+from jobs import export, judge, prepare, pretrain, rank
 from jobs.distributed import join_world
 from jobs.runs import RunFolder
 from jobs.strategies import Strategy
@@ -238,14 +238,31 @@ def test_another_table_optimizer_starts_from_the_rows_alone(days):
     assert not result_of(days.pretraining(TODAY))["continued_from"]["optimizer"]
 
 
-def test_refuses_rows_of_another_vocabulary(days, tmp_path):
-    """A log that begins a day later has other values in the same rows."""
-    events, moved = settings_of(days.config).source.path, tmp_path / "moved"
+@pytest.fixture
+def moved(first_days, tmp_path):
+    """Overrides for a log that begins a day later, and so has other values in the same rows."""
+    events, folder = settings_of(first_days.config).source.path, tmp_path / "moved"
     for day in ("2024-01-02", BEFORE, TODAY):
-        shutil.copytree(events / f"day={day}", moved / "events" / f"day={day}")
-    shutil.copytree(days.root / "pretraining", moved / "pretraining")
+        shutil.copytree(events / f"day={day}", folder / "events" / f"day={day}")
+    for kind in ("pretraining", "tables", "ranking"):
+        shutil.copytree(first_days.root / kind, folder / kind)
     overrides = [part.replace(FIRST, "2024-01-02") for part in up_to(TODAY, BEFORE)]
-    overrides += [f"source.path={moved / 'events'}", f"data.root={moved}"]
-    prepare.prepare_all(settings_of(days.config, *overrides))
+    overrides += [f"source.path={folder / 'events'}", f"data.root={folder}", "holdout.share=0.3"]
+    prepare.prepare_all(settings_of(first_days.config, *overrides))
+    return overrides
+
+
+def test_refuses_rows_of_another_vocabulary(first_days, moved):
     with pytest.raises(VocabularyError, match=r"step-\d+: table item_id: .* does not continue"):
-        run(pretrain.pretrain, days.config, *overrides)
+        run(pretrain.pretrain, first_days.config, *moved)
+
+
+def test_refuses_to_judge_rows_of_another_vocabulary(first_days, moved):
+    """Those of the requests must be the ranker's, or every item would be taken for another."""
+    asked = (
+        "ranking.strategy=FT",
+        f'judging.models=["{BEFORE}"]',
+        f'judging.days=["{TODAY}", "{TODAY}"]',
+    )
+    with pytest.raises(VocabularyError, match=r"step-\d+: table \w+ was .* bring back"):
+        run(judge.judge, first_days.config, *moved, *asked)

@@ -39,6 +39,7 @@ SMALL = (
     'days.ranking=["2024-01-06", "2024-01-08"]',
     "holdout.share=0.2",
     "checks.max_action_drift=0.5",
+    "checks.min_rows=1000",
     "pretraining.architecture=L1H32A2",
     "pretraining.softmax.num_negatives=64",
     "pretraining.training.epochs=1",
@@ -49,6 +50,7 @@ SMALL = (
     'daily.tasks=["ctr"]',
     "daily.stages.pretrain.nodes=2",
     "daily.gates.min_candidates=1",
+    "daily.gates.min_auc=0",
     "daily.gates.calibration=[0.0, 100.0]",
 )
 

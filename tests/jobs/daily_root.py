@@ -122,6 +122,8 @@ continuing = ["ranking.training.schedule=constant", "ranking.training.warmup_ste
 min_candidates = 100
 max_auc_drop = 0.1
 calibration = [0.4, 2.5]
+max_calibration_change = 1.0
+max_log_loss_rise = 0.3
 max_progressive_drop = 0.15
 max_norm_ratio = 2.0
 max_table_drift = 2.0

@@ -20,9 +20,12 @@ from tests.jobs.daily_root import export_of
 # Quarters, which floats hold exactly.
 SETTINGS = GateSettings(
     min_candidates=100,
+    min_auc=0.25,
     max_auc_drop=0.25,
-    auc_errors=0,
-    calibration=(0.5, 2.0),
+    sampling_errors=0,
+    calibration=(0.25, 4.0),
+    max_calibration_change=1,
+    max_log_loss_rise=0.5,
     max_progressive_drop=0.25,
     max_norm_ratio=2,
     max_table_drift=0.5,
@@ -52,22 +55,75 @@ def of_models(published=GOOD, **changes):
         ({"calibration": 0.49}, "calibration"),
         ({"calibration": 2.0}, None),
         ({"calibration": 2.01}, "calibration"),
+        ({"log_loss": 0.75}, None),
+        ({"log_loss": 0.76}, "log_loss"),
+        ({"log_loss": 0.1}, None),
     ],
 )
 def test_figures_at_and_past_a_threshold(changes, gate):
     found = passed(of_models(**changes))
-    assert list(found) == ["finite", "calibration", "auc"]
+    assert list(found) == ["finite", "chance", "calibration", "auc", "log_loss"]
     assert [name for name, good in found.items() if not good] == ([gate] if gate else [])
 
 
+@pytest.mark.parametrize(("calibration", "good"), [(0.24, False), (0.25, True), (4.01, False)])
+def test_calibration_has_bounds_whatever_is_published(calibration, good):
+    for published in (GOOD | {"calibration": calibration}, None):
+        assert passed(of_models(published, calibration=calibration))["calibration"] is good
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "good"),
+    [
+        (0.5, 0.25, True),
+        (0.6, 0.25, False),
+        (2.0, 4.0, True),
+        (2.0, 0.25, True),
+        (1.9, 0.25, False),
+    ],
+)
+def test_calibration_gets_no_further_from_1_than_by_a_factor(before, now, good):
+    """The published one's miss may be doubled here, whichever side it is on."""
+    published = GOOD | {"calibration": before}
+    assert passed(of_models(published, calibration=now))["calibration"] is good
+
+
+def test_a_model_that_comes_nearer_to_1_is_not_held_to_where_it_was():
+    published = GOOD | {"calibration": 3.9}
+    assert passed(of_models(published, calibration=1.0))["calibration"]
+
+
+def test_by_default_neither_calibration_nor_log_loss_may_jump():
+    """Both within what calibration may be: nothing but the published figures tells."""
+    many = {"num_samples": 100_000, "num_positives": 10_000}
+    published = GOOD | many | {"log_loss": 0.4}
+    candidate = published | {"calibration": 1.9, "log_loss": 0.6}
+    found = passed(model_gates(candidate, published, GateSettings()))
+    assert [name for name, good in found.items() if not good] == ["calibration", "log_loss"]
+
+
 def test_a_gate_says_figure_threshold_and_setting():
-    (gate,) = failed(of_models(auc=0.25))
+    (gate,) = failed(of_models(auc=0.375))
     assert gate.text == (
-        "0.2500 against 0.7500 published, on 100 candidates; daily.gates.max_auc_drop 0.25 and "
+        "0.3750 against 0.7500 published, on 100 candidates; daily.gates.max_auc_drop 0.25 and "
         "0.0000 for their number"
     )
     (gate,) = failed(of_models(calibration=3.0))
-    assert gate.text == "3.000, daily.gates.calibration 0.5 to 2.0"
+    assert gate.text == (
+        "3.000, daily.gates.calibration 0.25 to 4.0; 1.000 published; "
+        "daily.gates.max_calibration_change 1.0 and 0.0000 for 50 positives"
+    )
+    (gate,) = failed(of_models(None, calibration=5.0))
+    assert gate.text == "5.000, daily.gates.calibration 0.25 to 4.0"
+    (gate,) = failed(of_models(log_loss=1.0))
+    assert gate.text == (
+        "1.0000 against 0.5000 published; daily.gates.max_log_loss_rise 0.5 and 0.0000 for 50 "
+        "positives"
+    )
+    (gate,) = failed(of_models(None, auc=0.25))
+    assert gate.text == (
+        "0.2500; must be above daily.gates.min_auc 0.25 by more than 0.0000 for 100 candidates"
+    )
 
 
 @pytest.mark.parametrize(("num_samples", "num_positives"), [(99, 50), (100, 0), (100, 100)])
@@ -79,11 +135,44 @@ def test_too_few_candidates_of_a_kind_tell_nothing(num_samples, num_positives):
         assert "daily.gates.min_candidates 100" in found[1].text
 
 
+def with_one_error(published=GOOD, **changes):
+    settings = SETTINGS.model_copy(update={"sampling_errors": 1.0})
+    return passed(model_gates({**GOOD, **changes}, published, settings))
+
+
 def test_on_few_candidates_more_may_be_lost():
     """0.048 is the sampling error of an AUC of 0.75 on 50 of each kind."""
-    one_error = SETTINGS.model_copy(update={"auc_errors": 1.0})
     for auc, good in ((0.46, True), (0.44, False)):
-        assert passed(model_gates({**GOOD, "auc": auc}, GOOD, one_error))["auc"] is good
+        assert with_one_error(auc=auc)["auc"] is good
+
+
+def test_on_few_positives_calibration_and_log_loss_may_get_worse():
+    """0.1 is the sampling error of 50 positives among 100, over 50."""
+    for calibration, good in ((2.19, True), (2.21, False), (1 / 2.19, True), (1 / 2.21, False)):
+        assert with_one_error(calibration=calibration)["calibration"] is good
+    for loss, good in ((0.79, True), (0.81, False)):
+        assert with_one_error(log_loss=loss)["log_loss"] is good
+
+
+def test_on_few_candidates_an_auc_must_be_further_from_chance():
+    """0.058 is the sampling error of an AUC of 0.5 on 50 of each kind."""
+    for auc, good in ((0.30, False), (0.31, True)):
+        assert with_one_error(None, auc=auc)["chance"] is good
+
+
+def test_a_collapsed_model_is_stopped_beside_a_collapsed_one_too():
+    collapsed = GOOD | {"auc": 0.5, "num_samples": 10**9, "num_positives": 10**8}
+    for published in (collapsed, None):
+        for errors in (0.0, 1.0):
+            settings = GateSettings(sampling_errors=errors)
+            found = passed(model_gates(collapsed, published, settings))
+            assert [name for name, good in found.items() if not good] == ["chance"]
+
+
+def test_without_a_lowest_auc_any_will_do():
+    settings = SETTINGS.model_copy(update={"min_auc": 0.0})
+    found = passed(model_gates(GOOD | {"auc": 0.1}, None, settings))
+    assert found == {"finite": True, "calibration": True}
 
 
 def test_what_is_no_number_stops_a_model_alone():
@@ -95,11 +184,13 @@ def test_what_is_no_number_stops_a_model_alone():
 
 
 def test_the_first_ranker_is_compared_with_none():
-    assert passed(of_models(published=None)) == {"finite": True, "calibration": True}
+    found = passed(of_models(published=None))
+    assert found == {"finite": True, "chance": True, "calibration": True}
 
 
-def test_a_published_auc_that_is_not_defined_keeps_nothing_out():
-    assert passed(of_models(published={**GOOD, "auc": None}))["auc"]
+@pytest.mark.parametrize("figure", ["auc", "calibration", "log_loss"])
+def test_a_published_figure_that_is_not_defined_keeps_nothing_out(figure):
+    assert all(passed(of_models(published={**GOOD, figure: None})).values())
 
 
 @pytest.mark.parametrize(("auc", "good"), [(0.5, True), (0.49, False), (0.9, True)])
@@ -110,7 +201,8 @@ def test_a_strange_day_is_one_on_which_a_good_ranker_is_bad(auc, good):
 
 
 def figures(**changes):
-    return TableFigures(**{"name": "t", "norm": 2.0, "norm_before": 1.0, "drift": 0.5, **changes})
+    found = {"name": "t", "is_finite": True, "norm": 2.0, "norm_before": 1.0, "drift": 0.5}
+    return TableFigures(**{**found, **changes})
 
 
 @pytest.mark.parametrize(
@@ -170,12 +262,32 @@ def test_of_large_tables_rows_are_sampled_over_their_whole_length(tmp_path, monk
     assert item.norm == pytest.approx((0 + 4 + 8 + 12 + 16) / 5)
 
 
-def test_rows_that_are_no_numbers_are_seen(tmp_path):
-    values = torch.ones(3, 4)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("row", [1, 17, 19])
+def test_a_value_that_is_no_number_is_seen_in_any_row(tmp_path, monkeypatch, value, row):
+    """In rows that are not sampled, and in those that the published export does not have."""
+    monkeypatch.setattr(gates, "_SAMPLE_ROWS", 4)
+    values = torch.ones(20, 4)
+    export_of(tmp_path / "before", {"item_id": values[:18]}, rows_per_file=5)
+    values[row, 3] = value
+    now = {"brand": torch.ones(2, 4), "item_id": values}
+    export_of(tmp_path / "now", now, rows_per_file=5)
+    found = list(table_gates(table_figures(tmp_path / "now", tmp_path / "before"), SETTINGS))
+    (gate,) = failed(found)
+    assert gate.name == "finite"
+    assert (
+        gate.text == "norms of tables: brand 2, item_id 2 (some of its values are NaN or infinite)"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_values_of_any_width_are_looked_at(tmp_path, dtype):
+    values = torch.ones(3, 4, dtype=dtype)
+    export_of(tmp_path / "good", {"item_id": values})
     values[2, 3] = math.nan
-    export_of(tmp_path, {"item_id": values})
-    found = list(table_gates(table_figures(tmp_path, None), SETTINGS))
-    assert passed(found) == {"finite": False}
+    export_of(tmp_path / "bad", {"item_id": values})
+    assert table_figures(tmp_path / "good", None)[0].is_finite
+    assert not table_figures(tmp_path / "bad", None)[0].is_finite
 
 
 def test_half_an_export_is_refused(tmp_path):

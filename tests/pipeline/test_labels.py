@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import pytest
 
+from pipeline.data_checks import DataCheckSettings
+from pipeline.errors import DataCheckError
 from pipeline.partitions import days_between
 from pipeline.tasks import TaskSettings
 from tests.pipeline.small_days import (
@@ -78,9 +80,10 @@ def over_midnight(day):
         yield event("night", 902, time, f"night {day}", action=action)
 
 
-def write_source(folder):
+def write_source(folder, *more):
     log = [row for number, case in enumerate(CASES) for row in log_of(case, number)]
     log += [row for day in days_between(*DAYS.ranking) for row in over_midnight(day)]
+    log += more
     for day in days_between(FIRST, DAYS.test[1]):
         rows = [row for row in log if row["event_time"].date() == day]
         fillers = [event("filler", 800, at(day, hour), action="impression") for hour in (1, 2)]
@@ -160,6 +163,22 @@ def test_a_day_more_makes_labels_final_and_leaves_other_days_alone(built, tmp_pa
     assert manifest_of(root, "requests", day).final_tasks == ("ctr",)
     assert [row["label_ctr"] for row in rows_of(root, "requests", day)] == [[0], [0]]
     assert manifest_of(root, "requests", DAYS.validation[0]).final_tasks == ("ctr", "cvr")
+
+
+def test_a_rate_is_checked_of_labels_that_are_final(tmp_path):
+    """A day whose purchases may still come is not one without any, until they cannot."""
+    root, source, late = tmp_path / "root", tmp_path / "source", DAYS.test[0] + timedelta(days=1)
+    bought = [
+        event("buyer", 901, at(DAYS.ranking[1], 5, minute), "sale", action=action)
+        for minute, action in enumerate(("impression", "click", "purchase"))
+    ]
+    write_source(source, *bought)
+    made = {**SHOWN, "checks": DataCheckSettings(label_rate={"cvr": (0.01, 1.0)})}
+    run(root, source, **made)
+    assert manifest_of(root, "requests", DAYS.validation[0]).final_tasks == ("ctr",)
+    write_day(source, late, [event("other", 901, at(late, 3), action="like")])
+    with pytest.raises(DataCheckError, match=f"day {DAYS.validation[0]}: .* of cvr are positive"):
+        run(root, source, **made)
 
 
 def test_answers_to_nothing_that_was_shown_are_counted(built):
