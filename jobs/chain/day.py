@@ -33,7 +33,7 @@ from jobs.chain.stages import Stages
 from jobs.chain.version import program_version
 from jobs.ledger.records import StageKey
 from jobs.monitoring.facts import StageFacts
-from pipeline.errors import RejectedError, WaitingError
+from pipeline.errors import LedgerError, RejectedError, WaitingError
 
 __all__ = ["Day"]
 
@@ -75,6 +75,11 @@ class Day:
             raise
         except StageFailedError as error:
             ledger.set_day(day, "failed", str(error), lease=lease)
+            raise
+        except (LedgerError, SignalException):
+            raise
+        except Exception as error:
+            ledger.set_day(day, "failed", f"{type(error).__name__}: {error}", lease=lease)
             raise
         ledger.set_day(day, "published", "accepted by hand" if self.accept else "", lease=lease)
         remove_old(self.plan.settings, day)

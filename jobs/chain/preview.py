@@ -8,6 +8,7 @@ from torchx.runner import get_runner
 
 from jobs.chain.driver import ledger_of, settings_of
 from jobs.chain.plan import DayPlan
+from jobs.chain.schedulers import check_scheduler
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
 from jobs.chain.start import SETTLED, plan_of
@@ -23,6 +24,7 @@ def preview(arguments: argparse.Namespace, day: date) -> None:
         WaitingError: the day cannot run yet.
     """
     settings = settings_of(arguments)
+    check_scheduler(settings.daily)
     ledger = ledger_of(settings)
     with get_runner() as runner:
         lease = ledger.lease("daily", settings.daily.lease_seconds)  # not taken
