@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
 from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
+from jobs.chain.preview import nothing_made
 from jobs.chain.published import published_now
 from jobs.chain.standing import Standing
 from jobs.command import parser_of, printed
@@ -53,7 +54,12 @@ def main() -> None:
     parser.add_argument("--day", type=day_of, help="the last of them; default: the latest there is")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     arguments = parser.parse_args()
-    ended_by(lambda: _show(arguments))
+
+    def show() -> None:
+        with nothing_made(arguments):
+            _show(arguments)
+
+    ended_by(show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -106,7 +112,8 @@ def _driver(standing: Standing) -> str:
         return f"process {driver.pid} on {driver.host}, since {_clock_time(driver.since)}"
     is_left = any(standing.state_of(day) == "left" for day in standing.days)
     is_left = is_left or any(map(standing.is_left, standing.records))
-    return f"none is at work{': it is gone; run the same command again' if is_left else ''}"
+    left = ", and what the last one was at is left: run the same command again" if is_left else ""
+    return f"none is at work{left}"
 
 
 def _grid(standing: Standing) -> Iterator[str]:

@@ -18,7 +18,6 @@ from torchx.schedulers.local_scheduler import SignalException
 
 from jobs.chain.failures import UNFIT, StageFailedError
 from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
-from jobs.chain.inputs import source_folder
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import (
     Published,
@@ -30,6 +29,7 @@ from jobs.chain.retention import remove_old
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
+from jobs.chain.start import check_brought
 from jobs.chain.version import program_version
 from jobs.ledger.records import StageKey
 from jobs.monitoring.facts import StageFacts
@@ -95,9 +95,7 @@ class Day:
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""
-        source = source_folder(self.plan.settings, self.plan.day)
-        if not source.is_dir() and self.plan.settings.source.missing_days != "allow":
-            raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
+        check_brought(self.plan.settings, self.plan.day)
         job = self.plan.prepare()
         try:
             self.stages.run(job)
@@ -252,6 +250,7 @@ class Day:
             started=record.started,
             ended=datetime.now(UTC),
             attempts=record.attempt,
+            serving_day=plan.day,
         )
         self.stages.tell_as("publish", "", plan.export(), facts)
         print(f"{plan.day}: published {', '.join(rankers)}", flush=True)

@@ -6,13 +6,14 @@ config, ledger, what is published -> DayPlan
 from collections.abc import Sequence
 from datetime import date, timedelta
 
+from jobs.chain.inputs import source_folder
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import published_days, published_on
 from jobs.chain.stages import Stages
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError, WaitingError
 
-__all__ = ["SETTLED", "check_daily", "plan_of"]
+__all__ = ["SETTLED", "check_brought", "check_daily", "plan_of"]
 
 SETTLED = ("published", "rejected")
 """States of a day that the next one may follow"""
@@ -35,6 +36,13 @@ def check_daily(settings: JobSettings) -> None:
         raise ConfigError(f"daily.tasks: {', '.join(unknown)}: none of [tasks]")
     if settings.data.examples or settings.source.kind != "events":
         raise ConfigError("data.examples, source.kind: the daily chain starts from local events")
+
+
+def check_brought(settings: JobSettings, day: date) -> None:
+    """Raise WaitingError where a day's data is not there yet."""
+    source = source_folder(settings, day)
+    if not source.is_dir() and settings.source.missing_days != "allow":
+        raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
 
 
 def plan_of(stages: Stages, settings: JobSettings, given: Sequence[str], day: date) -> DayPlan:

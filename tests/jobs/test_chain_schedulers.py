@@ -54,5 +54,5 @@ def test_no_day_is_begun(tmp_path):
     with pytest.raises(ConfigError, match="slrum"):
         run_days(arguments, [FIRST])
     with pytest.raises(ConfigError, match="slrum"):
-        preview(arguments, FIRST)
+        list(preview(arguments, [FIRST]))
     assert not (chain.root / "runs").exists()

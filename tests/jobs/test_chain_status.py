@@ -15,6 +15,7 @@ from jobs.chain.driver import ledger_of
 from jobs.chain.published import publish, published_now
 from jobs.chain.standing import Standing
 from jobs.ledger.records import StageKey
+from jobs.monitoring.push import textfile_path
 from jobs.status import status_lines
 from tests.jobs.daily_root import FIRST, DailyRoot
 
@@ -110,7 +111,7 @@ def test_what_a_driver_that_is_gone_was_at_is_left(chain, ledger):
         ledger.set_day(FIRST, "running")
     now = datetime.now(UTC)
     found = lines_of(chain, ledger, now)
-    assert found[1] == "driver: none is at work: it is gone; run the same command again"
+    assert found[1].startswith("driver: none is at work, and what the last one was at is left: run")
     assert list(map(str.strip, cells(found[4])))[:6] == [
         *(str(FIRST), "LEFT", "-", "ok 0s", "-"),
         "LEFT",
@@ -204,6 +205,7 @@ def test_on_the_command_line(chain, two_days, monkeypatch, capsys):
     [("status", ()), ("publish", ()), ("daily", ("--day", str(FIRST), "--dry-run"))],
 )
 def test_whoever_reads_may_stop_reading(chain, two_days, verb, arguments):
+    chain.source(FIRST)
     read, written = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -266,11 +268,18 @@ def test_going_back_counts_the_days_after_as_rejected(chain, ledger, monkeypatch
         chain.pretraining(day)
         publish(chain.root, day, {"ctr": chain.ranker(day)})
         ledger.set_day(day, "published")
+    (chain.root.parent / "metrics").mkdir()
     out = run(monkeypatch, capsys, publish_verb, chain, "--rollback", "--to", str(FIRST))
     assert f"went back from {NEXT} to {FIRST}" in out
     assert "can go back to: nothing" in out
     assert [day.state for day in ledger.days(FIRST, NEXT)] == ["published", "rejected"]
     assert ledger.day(NEXT).note == f"rolled back to {FIRST}"
+    # Prometheus hears whose models serve, and that no publication was made for it.
+    told = textfile_path(chain.root.parent / "metrics", "publish", "").read_text().splitlines()
+    day_s = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC).timestamp()
+    name = 'frostrank_serving_day_timestamp_seconds{stage="publish",task=""}'
+    ((what, value),) = (line.split() for line in told if not line.startswith("#"))
+    assert (what, float(value)) == (name, day_s)
 
 
 @pytest.mark.parametrize(
