@@ -16,14 +16,22 @@ from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
-from torchx.specs import AppState, AppStatus, make_app_handle
+from torchx.specs import (
+    AppState,
+    AppStatus,
+    BindMount,
+    DeviceMount,
+    VolumeMount,
+    make_app_handle,
+    parse_mounts,
+)
 
 from jobs import components
 from jobs.reasons import reason_of
 from jobs.stage_progress import progress_of, read_progress
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 
-__all__ = ["Submission", "cancel", "find_job", "run_stage", "submit", "watch"]
+__all__ = ["Submission", "cancel", "find_job", "mounts_of", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
 # Slurm's accounting hears of a job some time after its submission.
@@ -55,6 +63,8 @@ class Submission:
     processes: int = 1
     resume: bool = False
     image: str = "frostrank"
+    mounts: Sequence[str] = ()
+    """what its containers see of outside, see `mounts_of`"""
     scheduler: str = "local_cwd"
     options: Mapping[str, Any] = field(default_factory=dict)
     """of the scheduler"""
@@ -80,6 +90,7 @@ def submit(runner: Runner, asked: Submission) -> str:
         app.name = f"{app.name}-{asked.name}"
     for role in app.roles:
         role.max_retries = asked.scheduler_retries
+        role.mounts = mounts_of(asked.mounts)
         role.resource.cpu = asked.cpus
         role.resource.gpu = asked.gpus
         role.resource.memMB = asked.memory_mb
@@ -95,6 +106,23 @@ def submit(runner: Runner, asked: Submission) -> str:
             role.name = f"{role.name}-{asked.name}"
     with _answering(f"{asked.scheduler} did not take {asked.title}"):
         return runner.run(app, asked.scheduler, options)
+
+
+def mounts_of(texts: Sequence[str]) -> list[BindMount | VolumeMount | DeviceMount]:
+    """Mounts as torchx writes them, `type=bind,src=/data,dst=/data`.
+
+    Raises:
+        ConfigError: one is not written like that.
+    """
+    found: list[BindMount | VolumeMount | DeviceMount] = []
+    for text in texts:
+        try:
+            found += parse_mounts(text.split(","))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"daily.mounts: {text!r}: {error}; write type=bind,src=/data,dst=/data, say"
+            ) from None
+    return found
 
 
 @contextmanager

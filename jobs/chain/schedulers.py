@@ -10,6 +10,7 @@ from torchx.runner import get_runner
 from torchx.specs import InvalidRunConfigException, runopts
 
 from jobs.chain.settings import DailySettings
+from jobs.launch import mounts_of
 from pipeline.errors import ConfigError
 
 __all__ = ["check_scheduler"]
@@ -24,6 +25,7 @@ _NEEDED: Mapping[str, tuple[str, str]] = {
     "gcp_batch": ("google.cloud.batch_v1", "google-cloud-batch"),
     "ray": ("ray", "ray[default]"),
 }
+_MOUNTING = ("local_docker", "kubernetes", "kubernetes_mcad", "aws_batch", "lsf")
 
 
 def check_scheduler(daily: DailySettings) -> None:
@@ -38,6 +40,7 @@ def check_scheduler(daily: DailySettings) -> None:
                 f"daily.scheduler: {daily.scheduler!r} is none of torchx's: {', '.join(known)}"
             )
         _check_package(daily.scheduler)
+        _check_mounts(daily)
         _check_options(daily, runner.scheduler_run_opts(daily.scheduler))
 
 
@@ -51,6 +54,14 @@ def _check_package(scheduler: str) -> None:
         raise ConfigError(
             f"daily.scheduler: {scheduler} needs the package {package.partition('<')[0]}, which "
             f"is not installed here; pip install '{package}', or set another scheduler"
+        )
+
+
+def _check_mounts(daily: DailySettings) -> None:
+    if mounts_of(daily.mounts) and daily.scheduler not in _MOUNTING:
+        raise ConfigError(
+            f"daily.mounts: {daily.scheduler} mounts nothing; leave it out, or choose one of "
+            f"{', '.join(_MOUNTING)}"
         )
 
 

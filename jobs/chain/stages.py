@@ -264,6 +264,7 @@ class Stages:
             processes=asked.processes,
             resume=resume,
             image=daily.image,
+            mounts=daily.mounts,
             scheduler=daily.scheduler,
             options=daily.scheduler_options,
             cpus=asked.cpus,

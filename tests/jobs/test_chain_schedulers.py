@@ -40,6 +40,20 @@ def test_what_can_be_used_is_not_complained_of(daily):
     check_scheduler(daily)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "mount", "message"),
+    [
+        ("local_cwd", "type=bind,src=/data,dst=/data", "local_cwd mounts nothing; leave it out"),
+        ("lsf", "src=/data,dst=/data", "'src=/data,dst=/data': 'type must be specified first'"),
+        ("lsf", "type=bind,src=/data", "'type=bind,src=/data': 'dst_path'|'dst'"),
+        ("lsf", "type=nfs,src=/data,dst=/data", "invalid mount type 'nfs'"),
+    ],
+)
+def test_a_mount_that_would_not_be_is_named(scheduler, mount, message):
+    with pytest.raises(ConfigError, match=rf"^daily\.mounts: .*{message}"):
+        check_scheduler(DailySettings(scheduler=scheduler, mounts=(mount,)))
+
+
 @pytest.mark.parametrize("module", ["frostrank_has_no_such", "frostrank_has.no.such"])
 def test_a_package_that_is_missing_is_to_be_installed(monkeypatch, module):
     monkeypatch.setitem(schedulers._NEEDED, "kubernetes", (module, "kubernetes<37"))

@@ -4,6 +4,7 @@ import subprocess
 from datetime import UTC, date, datetime
 
 import pytest
+from torchx.runner import get_runner
 from torchx.schedulers.api import ListAppResponse
 from torchx.specs import AppState, AppStatus
 
@@ -40,7 +41,7 @@ class Scheduler:
         return "handle"
 
 
-def submitted(tmp_path, scheduler):
+def submitted(tmp_path, scheduler, **more):
     """What an attempt called abc is submitted as."""
     runner = Scheduler()
     asked = Submission(
@@ -50,6 +51,7 @@ def submitted(tmp_path, scheduler):
         title="export",
         log_folder=tmp_path / "logs",
         scheduler=scheduler,
+        **more,
     )
     submit(runner, asked)
     (app,) = runner.submitted
@@ -86,6 +88,23 @@ def test_by_the_apps_name(tmp_path):
     found = find_job(runner, "kubernetes", "abc", SINCE)
     assert found == f"kubernetes://torchx/days:{app.name}-r4nd0m"
     assert find_job(runner, "kubernetes", "abd", SINCE) is None
+
+
+def test_containers_see_what_is_mounted(tmp_path):
+    mounts = ("type=bind,src=/data,dst=/in,readonly", "type=volume,src=fs-1,dst=/root")
+    app = submitted(tmp_path, "aws_batch", mounts=mounts, processes=2)
+    with get_runner() as runner:
+        request = runner.dryrun(app, "aws_batch", {"queue": "q"}).request
+    for node in request.job_def["nodeProperties"]["nodeRangeProperties"]:
+        container = node["container"]
+        # The first is torchx's own shared memory or none, ours are the last two.
+        assert [(m["containerPath"], m["readOnly"]) for m in container["mountPoints"]] == [
+            ("/in", True),
+            ("/root", False),
+        ]
+        bind, volume = container["volumes"]
+        assert bind["host"] == {"sourcePath": "/data"}
+        assert volume["efsVolumeConfiguration"] == {"fileSystemId": "fs-1"}
 
 
 def test_on_slurm_by_the_jobs_name(tmp_path, slurm):
