@@ -1,19 +1,24 @@
 """Attention of one layer on one core, as it is and padded: `python -m benchmarks.attention`.
 
-    python -m benchmarks.attention [--core N] [--repeats N]
+    python -m benchmarks.attention [--core N] [--repeats N] [--json FILE]
 
 Forward and backward over 512 rows (128 where they are long), the least of the repeats, both ways by
 turns. `as it is` is `models.jagged_attention`, `padded` PyTorch's fused kernel in buckets of
-similar length; `models.rows` chooses between them.
+similar length; `models.rows` chooses between them. The floor counts the pairs that look at each
+other, or what comes in and goes out once.
 """
 
 import argparse
-import os
+import json
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.device import confine
+from benchmarks.floor import copy_rate, floor_ms, matmul_rate
 from jobs.facts import machine
 from models.attention import attend
 from models.rows import Rows
@@ -31,34 +36,42 @@ CASES = (
     (16, 0, 200, 128),
     (64, 0, 200, 128),
 )
+NAMES = ("width", "candidates", "events", "rows", "as_it_is_ms", "padded_ms", "floor_ms")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
     facts = machine()
-    os.sched_setaffinity(0, {arguments.core})
-    torch.set_num_threads(1)
+    confine("cpu", arguments.core)
     print(f"{NUM_HEADS} heads, one core of {facts}; ms forward + backward")
-    print(f"{'width':>6}{'candidates':>12}{'events':>8}{'rows':>6}{'as it is':>10}{'padded':>9}")
+    print("width  candidates  events  rows  as it is  padded  floor")
+    results = list[dict[str, Any]]()
     for case in CASES:
-        as_it_is, padded = measure(*case, arguments.repeats)
-        width, candidates, events, num_rows = case
-        print(
-            f"{width:>6}{candidates:>12}{events or 'mean 7':>8}{num_rows:>6}{as_it_is:>10.1f}"
-            f"{padded:>9.1f}"
+        found: dict[str, Any] = dict(
+            zip(NAMES, (*case, *measure(*case, arguments.repeats)), strict=True)
         )
+        print(
+            f"{found['width']:>5}{found['candidates']:>12}{found['events'] or 'mean 7':>8}"
+            f"{found['rows']:>6}{found['as_it_is_ms']:>10.1f}{found['padded_ms']:>8.1f}"
+            f"{found['floor_ms']:>7.1f}"
+        )
+        results.append(found)
+    if arguments.json:
+        written = {"machine": facts, "results": results}
+        arguments.json.write_text(json.dumps(written, indent=1) + "\n")
 
 
 def measure(
     width: int, candidates: int, events: int | None, num_rows: int, repeats: int
-) -> tuple[float, float]:
-    """Milliseconds of both ways."""
+) -> tuple[float, float, float]:
+    """Milliseconds of both ways, and the floor."""
     drawn = np.minimum(np.random.default_rng(0).geometric(1 / 7, num_rows), 50)
     lengths = torch.from_numpy(drawn) if events is None else torch.full((num_rows,), events)
     history = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
@@ -73,7 +86,15 @@ def measure(
             started = time.perf_counter()
             torch.autograd.grad(attend(packed, rows), packed, gradient)
             seconds.append(time.perf_counter() - started)
-    return 1000 * min(taken[0]), 1000 * min(taken[1])
+    looks = float((lengths * (lengths + 1) / 2 + candidates * (lengths + 1)).sum())
+    return (1000 * min(taken[0]), 1000 * min(taken[1]), _floor_ms(packed, looks))
+
+
+def _floor_ms(packed: torch.Tensor, looks: float) -> float:
+    """Two products forward, four backward; the bytes are 4 thirds of `packed`, then 7."""
+    _, _, heads, width = packed.shape
+    num_bytes = packed.nbytes * 11 / 3
+    return floor_ms(6 * 2 * width * heads * looks, num_bytes, matmul_rate("fp32"), copy_rate())
 
 
 if __name__ == "__main__":

@@ -1,25 +1,46 @@
 """The least that a training step can take: by its arithmetic, and by the memory it must move."""
 
 import statistics
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
-from benchmarks.synthetic import NUM_CATEGORIES, Case
+from benchmarks.device import best_s
+from benchmarks.synthetic import NUM_CATEGORIES, Case, num_tokens
 from models.architecture import Architecture
 from pipeline.batches import RankingBatch
 
-__all__ = ["copy_rate", "matmul_rate", "work"]
+__all__ = ["Work", "copy_rate", "floor_ms", "matmul_rate", "work"]
+
+CPU = torch.device("cpu")
+# Device -> rows of the square matrices, numbers of the copy: beyond its caches, and enough to keep
+# it busy.
+_SIZES = {"cpu": (1024, 2**24), "cuda": (8192, 2**28)}
 
 
-def work(case: Case, architecture: Architecture, batches: list[Any]) -> tuple[float, float]:
-    """Floating-point operations and bytes of a step, on average over the batches."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What must be done."""
+
+    flops: float
+    num_bytes: float
+    num_tokens: float
+
+
+def work(case: Case, architecture: Architecture, batches: Sequence[Any]) -> Work:
+    """What a step must do, on average over the batches."""
     works = [_work_of(case, architecture, batch) for batch in batches]
-    return statistics.mean(w[0] for w in works), statistics.mean(w[1] for w in works)
+    return Work(
+        flops=statistics.mean(each.flops for each in works),
+        num_bytes=statistics.mean(each.num_bytes for each in works),
+        num_tokens=statistics.mean(each.num_tokens for each in works),
+    )
 
 
-def _work_of(case: Case, architecture: Architecture, batch: Any) -> tuple[float, float]:
+def _work_of(case: Case, architecture: Architecture, batch: Any) -> Work:
     """Backward is twice forward. Of a ranking model's last layer, histories' keys and values only.
 
     Bytes: what every matrix product reads is written in forward and read in backward (15 widths a
@@ -30,8 +51,8 @@ def _work_of(case: Case, architecture: Architecture, batch: Any) -> tuple[float,
     if isinstance(batch, RankingBatch):
         lengths = batch.history_offsets.diff().double()
         items = torch.cat([batch.history["item_id"], batch.candidates["item_id"]])
-        scored = case.rows * case.candidates
-        from_scored = float(((lengths + 1) * case.candidates).sum())
+        scored = len(batch.labels)
+        from_scored = float(((lengths + 1) * batch.candidate_offsets.diff()).sum())
         last = 2 * width**2 * (2 * float(lengths.sum()) + 13 * scored) + 4 * width * from_scored
         layers -= 1
         head = 2 * scored * (4 * width**2 + 4 * width)
@@ -40,36 +61,37 @@ def _work_of(case: Case, architecture: Architecture, batch: Any) -> tuple[float,
         lengths = batch.offsets.diff().double()
         items = batch.tokens["item_id"]
         scored, from_scored, last = 0, 0.0, 0.0
-        targets = float(lengths.sum()) - case.rows
+        targets = float(lengths.sum()) - len(lengths)
         head = 2 * targets * width * (case.num_negatives + NUM_CATEGORIES)
         negatives = case.num_negatives
-    tokens = float(lengths.sum()) + scored
+    tokens = num_tokens(batch)
     pairs = float((lengths * (lengths + 1) / 2).sum()) + from_scored
     forward = layers * (2 * 13 * width**2 * tokens + 4 * width * pairs) + last + head
     activations = 2 * 15 * width * tokens * layers * (2 if case.precision == "bf16" else 4)
     distinct = int(items.unique().numel()) + negatives + NUM_CATEGORIES
-    tables = distinct * width * 4 * (1 if case.frozen else 3)
-    return 3 * forward, activations + tables + 7 * 4 * architecture.num_block_parameters
+    tables = 0 if case.dense_only else distinct * width * 4 * (1 if case.frozen else 3)
+    num_bytes = activations + tables + 7 * 4 * architecture.num_block_parameters
+    return Work(flops=3 * forward, num_bytes=num_bytes, num_tokens=tokens)
 
 
-def matmul_rate(precision: str) -> float:
-    """Floating-point operations a second of the product of two matrices of 1024 x 1024."""
+def floor_ms(flops: float, num_bytes: float, matmul_rate: float, copy_rate: float) -> float:
+    """Milliseconds that the work takes at the rates, the larger of two."""
+    return 1000 * max(flops / matmul_rate, num_bytes / copy_rate)
+
+
+@cache
+def matmul_rate(precision: str, device: torch.device = CPU) -> float:
+    """Floating-point operations a second of the product of two square matrices."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-    return 2 * 1024**3 / _best_s(lambda: left @ right)
+    rows, _ = _SIZES[device.type]
+    left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+    return 2 * rows**3 / best_s(lambda: left @ right, device)
 
 
-def copy_rate() -> float:
-    """Bytes read and written a second by a copy of 64 MiB."""
-    source = torch.ones(2**24)
+@cache
+def copy_rate(device: torch.device = CPU) -> float:
+    """Bytes read and written a second by a copy."""
+    _, numbers = _SIZES[device.type]
+    source = torch.ones(numbers, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best_s(lambda: target.copy_(source))
-
-
-def _best_s(function: Any) -> float:
-    taken = []
-    for _ in range(8):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    return 2 * source.nbytes / best_s(lambda: target.copy_(source), device)

@@ -2,19 +2,25 @@
 
 Writes synthetic requests (50 history tokens and 20 candidates each, three item features) to a
 temporary folder and reads them into ready batches, with nothing else to do: prefetch on, files in
-the page cache after the first pass. Prints one line for each way of reading.
+the page cache after the first pass. Prints one line for each way of reading; `--json FILE` writes
+the same. The floor is a copy of the batches' tensors.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.floor import copy_rate
+from jobs.facts import machine
+from pipeline.batches import RankingBatch
 from pipeline.partitions import Contents, day_folder, publish
 from pipeline.reader import Reader, ReaderSettings, Requests
 from pipeline.schema import FeatureSettings, requests_schema
@@ -37,7 +43,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--row-group-rows", type=int, default=1024)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
+    results = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         contents = Contents(kind="requests", day=DAY)
@@ -45,27 +53,64 @@ def main() -> None:
         batches = _requests(arguments.requests)
         publish(target, contents, SCHEMA, batches, arguments.row_group_rows)
         for shuffle, max_history in [(False, None), (True, None), (True, 20)]:
-            print(_measure(root, arguments.batch_size, shuffle=shuffle, max_history=max_history))
+            found = _measure(root, arguments.batch_size, shuffle=shuffle, max_history=max_history)
+            print(_line(found))
+            results.append(found)
+    if arguments.json:
+        facts = {"machine": machine(), "results": results}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _measure(root: Path, batch_size: int, *, shuffle: bool, max_history: int | None) -> str:
-    """One line of figures, from the second of two passes."""
+def _measure(
+    root: Path, batch_size: int, *, shuffle: bool, max_history: int | None
+) -> dict[str, Any]:
+    """Figures from the second of two passes."""
     settings = ReaderSettings(batch_size=batch_size, max_history=max_history)
     examples = Requests(root=root, days=[DAY], features=FEATURES, task="ctr")
     reader = Reader(examples, settings, shuffle=shuffle)
-    seconds, cpu_seconds, num_tokens, num_samples = 0.0, 0.0, 0, 0
+    seconds, cpu_seconds, num_tokens, num_samples, num_bytes = 0.0, 0.0, 0, 0, 0
     for epoch in range(2):
         start, cpu_start = time.perf_counter(), time.process_time()
-        num_tokens = num_samples = 0
+        num_tokens = num_samples = num_bytes = 0
         for batch in reader.batches(epoch):
             num_tokens += int(batch.history_offsets[-1])
             num_samples += len(batch.labels)
+            num_bytes += _num_bytes(batch)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return {
+        "shuffle": shuffle,
+        "max_history": max_history,
+        "history_tokens_per_s": num_tokens / seconds,
+        "candidates_per_s": num_samples / seconds,
+        "batches_per_s": reader.steps_per_epoch / seconds,
+        "cpu_share": cpu_seconds / seconds,
+        "seconds": seconds,
+        "floor_seconds": 2 * num_bytes / copy_rate(),
+    }
+
+
+def _line(found: dict[str, Any]) -> str:
     return (
-        f"shuffle={shuffle} max_history={max_history}: {num_tokens / seconds:,.0f} history "
-        f"tokens/s, {num_samples / seconds:,.0f} candidates/s, "
-        f"{reader.steps_per_epoch / seconds:,.0f} batches/s, CPU {cpu_seconds / seconds:.0%}"
+        f"shuffle={found['shuffle']} max_history={found['max_history']}: "
+        f"{found['history_tokens_per_s']:,.0f} history tokens/s, "
+        f"{found['candidates_per_s']:,.0f} candidates/s, {found['batches_per_s']:,.0f} batches/s, "
+        f"CPU {found['cpu_share']:.0%}, floor {found['floor_seconds'] / found['seconds']:.0%}"
     )
+
+
+def _num_bytes(batch: RankingBatch) -> int:
+    """Of a batch's tensors."""
+    tensors = [
+        *batch.history.values(),
+        *batch.candidates.values(),
+        *batch.context.values(),
+        batch.history_offsets,
+        batch.candidate_offsets,
+        batch.labels,
+        batch.weights,
+        batch.row_ids,
+    ]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _requests(num_rows: int) -> Iterator[pa.RecordBatch]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pipeline.batches import RankingBatch, SequenceBatch
 
-__all__ = ["MAX_LENGTH", "NUM_CATEGORIES", "Case", "draw"]
+__all__ = ["MAX_LENGTH", "NUM_CATEGORIES", "Case", "draw_all", "num_tokens"]
 
 NUM_CATEGORIES = 1_000
+NUM_BATCHES = 8
 MEAN_LENGTH, MAX_LENGTH = 7, 50
 
 
@@ -44,11 +45,23 @@ class Case:
     """each with a core and `rows` of its own"""
     is_plain: bool = False
     """the same training done the obvious way, by `benchmarks.plain`"""
+    device: str = "cpu"
+    """cpu or cuda; `core` and one thread are for the former"""
+    dense_only: bool = False
+    """vectors are given, without tables: `benchmarks.dense`"""
 
 
-def draw(case: Case, rng: np.random.Generator) -> SequenceBatch | RankingBatch:
-    """One batch of a case."""
-    return _sequences(case, rng) if case.task == "pretraining" else _requests(case, rng)
+def draw_all(case: Case, rng: np.random.Generator) -> list[SequenceBatch | RankingBatch]:
+    """The batches of a case, which are trained on over and over."""
+    one = _sequences if case.task == "pretraining" else _requests
+    return [one(case, rng) for _ in range(NUM_BATCHES)]
+
+
+def num_tokens(batch: SequenceBatch | RankingBatch) -> int:
+    """Events and candidates."""
+    if isinstance(batch, RankingBatch):
+        return int(batch.history_offsets[-1] + batch.candidate_offsets[-1])
+    return int(batch.offsets[-1])
 
 
 def _lengths(case: Case, rng: np.random.Generator) -> Tensor:

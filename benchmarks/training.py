@@ -12,13 +12,12 @@ reached on one core of another machine, in float32, with the same batch: not of 
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.step import Measured
+from benchmarks.measured import Measured
+from benchmarks.processes import answer_of
 from benchmarks.synthetic import Case
 from jobs.facts import machine
 
@@ -62,8 +61,9 @@ def main() -> None:
         found = run(case)
         yardstick = plain[beside].samples_per_s if beside is not None else None
         print(line(name, case, found, yardstick), flush=True)
-        facts = {"floor_ms": found.floor_ms, "plain_samples_per_s": yardstick}
-        results.append({"name": name, **asdict(case), **asdict(found), **facts})
+        results.append(
+            {"name": name, **asdict(case), **found.facts(), "plain_samples_per_s": yardstick}
+        )
     if arguments.json:
         facts = {"machine": machine(), "results": results}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
@@ -71,6 +71,13 @@ def main() -> None:
 
 def cases() -> Iterator[Case]:
     """All that is measured, in the order of the table."""
+    yield from _beside_plain()
+    yield from _by_table_size()
+    yield Case(task="pretraining", architecture="L4H64A4", full_length=True)
+    yield from _by_processes()
+
+
+def _beside_plain() -> Iterator[Case]:
     for precision in PRECISIONS:
         yield Case(task="pretraining", architecture="L4H32A4", precision=precision)
     for candidates in (2, 10):
@@ -82,24 +89,25 @@ def cases() -> Iterator[Case]:
                     precision=precision,
                     candidates=candidates,
                 )
+
+
+def _by_table_size() -> Iterator[Case]:
     for frozen in (False, True):
         for num_items in (10_000, 100_000, 1_000_000, 5_000_000, 10_000_000):
             yield Case(task="ranking", architecture="L4H32A4", num_items=num_items, frozen=frozen)
-    yield Case(task="pretraining", architecture="L4H64A4", full_length=True)
+
+
+def _by_processes() -> Iterator[Case]:
     for architecture in ("L4H32A4", "L4H64A4", "L4H128A4", "L4H256A4"):
         for processes in (1, 2):
             yield Case(
                 task="ranking", architecture=architecture, num_items=50_000, processes=processes
             )
+    large = Case(task="ranking", architecture="L4H32A4", num_items=5_000_000, processes=2)
     for frozen, replicated in ((False, False), (True, False), (True, True)):
-        yield Case(
-            task="ranking",
-            architecture="L4H32A4",
-            num_items=5_000_000,
-            frozen=frozen,
-            replicated=replicated,
-            processes=2,
-        )
+        yield replace(large, frozen=frozen, replicated=replicated)
+    for frozen in (False, True):
+        yield replace(large, num_items=10_000_000, frozen=frozen)
 
 
 def plain_of(case: Case) -> Case | None:
@@ -123,13 +131,9 @@ def name_of(case: Case) -> str:
 
 def run(case: Case) -> Measured:
     """Measure a case in processes of its own."""
-    command = [sys.executable, "-m"]
-    if case.processes > 1:
-        command += ["torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(case.processes), "-m"]
-    command += ["benchmarks.step", json.dumps(asdict(case))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    return Measured(
+        **answer_of("benchmarks.step", json.dumps(asdict(case)), processes=case.processes)
+    )
 
 
 def line(name: str, case: Case, found: Measured, plain: float | None) -> str:
@@ -141,7 +145,7 @@ def line(name: str, case: Case, found: Measured, plain: float | None) -> str:
         yardstick = f"{plain:>8,.0f}{found.samples_per_s / plain:>7.1f}{theirs:>8,}"
     return (
         f"{name:<52}{found.samples_per_s:>11,.0f}{yardstick}{found.step_ms:>9.1f}"
-        f"{found.floor_ms:>9.1f}{found.floor_ms / found.step_ms:>7.0%}"
+        f"{found.floor_ms:>9.1f}{found.floor_share:>7.0%}"
         f"{found.peak_memory_bytes / 1e6:>9,.0f}"
     )
 

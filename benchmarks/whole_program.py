@@ -2,6 +2,7 @@
 
     python -m benchmarks.whole_program FOLDER [--users 15000] [--items 20000] [--days 8]
                                        [--architecture L4H64A4] [--epochs 3] [--core 0]
+                                       [--json FILE]
 
 Writes a simulated marketplace under FOLDER (once), prepares it, and measures on one core:
 
@@ -9,7 +10,8 @@ Writes a simulated marketplace under FOLDER (once), prepares it, and measures on
             epoch, checkpoints
     bare    the same model and loop over the same data's batches, which are in memory already
 
-Both in turns, so that a machine that is slow for a while is so for both.
+Both in turns, so that a machine that is slow for a while is so for both. The bare loop's figures
+have their floor beside them, as in `benchmarks.training`.
 """
 
 import argparse
@@ -20,15 +22,19 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
 import torch
 
 from benchmarks.bare_loop import step_seconds
+from benchmarks.measured import Measured
+from benchmarks.processes import answer_of, environment
+from benchmarks.synthetic import Case
 from jobs import prepare, simulate
 from jobs.distributed import join_world
 from jobs.facts import machine
@@ -57,25 +63,33 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     facts = machine()  # before it has one core only
     os.sched_setaffinity(0, {arguments.core})
     if arguments.bare:
-        print(json.dumps(bare(arguments)))
+        print(json.dumps(asdict(bare(arguments))))
         return
     make(arguments)
-    rates: dict[str, list[float]] = {"whole": [], "bare": []}
+    wholes, bares = list[Whole](), list[Measured]()
     for _ in range(arguments.turns):
-        rates["bare"].append(_in_process())
-        found = whole(arguments)
-        rates["whole"].append(found.samples / found.seconds)
-        print(found, flush=True)
-    ratio = median(rates["whole"]) / median(rates["bare"])
+        bares.append(Measured(**answer_of("benchmarks.whole_program", *sys.argv[1:], "--bare")))
+        wholes.append(whole(arguments))
+        print(wholes[-1], flush=True)
+    of_bare = median(found.samples_per_s for found in bares)
+    of_whole = median(found.samples_per_s for found in wholes)
     print(
         f"SIMULATED data, {arguments.architecture}, one core of {facts}: bare "
-        f"{median(rates['bare']):,.0f} samples/s, whole {median(rates['whole']):,.0f}: {ratio:.0%}"
+        f"{of_bare:,.0f} samples/s, whole {of_whole:,.0f}: {of_whole / of_bare:.0%}; the bare "
+        f"step's floor is {median(found.floor_share for found in bares):.0%} of it"
     )
+    if arguments.json:
+        turns: dict[str, Any] = {
+            "whole": [{**asdict(found), "samples_per_s": found.samples_per_s} for found in wholes],
+            "bare": [found.facts() for found in bares],
+        }
+        arguments.json.write_text(json.dumps({"machine": facts, **turns}, indent=1) + "\n")
 
 
 def overrides(arguments: argparse.Namespace) -> list[str]:
@@ -90,6 +104,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         f"ranking.architecture={arguments.architecture}",
         "ranking.strategy=NT",
         f"ranking.training.epochs={arguments.epochs}",
+        "ranking.training.warmup_steps=0",
         "ranking.training.batch_size=512",
         "checks.max_rows_change=10.0",
         "checks.max_action_drift=1.0",
@@ -119,6 +134,11 @@ class Whole:
     steps_seconds: float
     """of these in steps, with waiting for the reader"""
 
+    @property
+    def samples_per_s(self) -> float:
+        """Of the whole command."""
+        return self.samples / self.seconds
+
     def __str__(self) -> str:
         """One line."""
         return (
@@ -134,7 +154,7 @@ def whole(arguments: argparse.Namespace) -> Whole:
     for override in overrides(arguments):
         command += ["--set", override]
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment("cpu"))
     seconds = time.perf_counter() - started
     result = json.loads(
         (settings.ranking_folder(settings.ranking.strategy) / "result.json").read_text()
@@ -142,19 +162,8 @@ def whole(arguments: argparse.Namespace) -> Whole:
     return Whole(result["samples"], seconds, result["train_seconds"])
 
 
-def _in_process() -> float:
-    """`bare` in a process of its own, as the command is."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.whole_program", *sys.argv[1:], "--bare"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def bare(arguments: argparse.Namespace) -> float:
-    """Samples a second of the loop without a reader and without hooks."""
+def bare(arguments: argparse.Namespace) -> Measured:
+    """The loop without a reader and without hooks."""
     settings = settings_of(arguments)
     training = settings.ranking.training
     names = settings.item_features + settings.context_features
@@ -167,9 +176,11 @@ def bare(arguments: argparse.Namespace) -> float:
         seconds = step_seconds(
             world, model, lambda batch, _: model(batch), batches, training, num_steps
         )
-    # The first time through all of them warms up.
+    # The first time through all of them warms up. Batches differ in size: the mean step, so that
+    # samples a second are those of all.
     measured = seconds[len(batches) :]
-    return 3 * sum(batch.num_samples for batch in batches) / sum(measured)
+    case = Case(task="ranking", architecture=arguments.architecture, precision=training.precision)
+    return Measured.of(case, batches, [mean(measured)], world.device)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ __all__ = ["TARGET", "page"]
 TARGET = Path(__file__).with_name("settings.md")
 HEADER = (
     "# Settings\n\nEvery section of a config and every setting in it; `deploy/configs/` has whole "
-    "ones, `minimal.toml` the shortest. On a command line `--set section.setting=value` replaces one. "
+    "ones, `minimal.toml` the shortest. On a command line `--set section.setting=value` replaces "
+    "one. "
     "Made by `python docs/settings.py` from the code that reads them.\n"
 )
 # How types, and the bounds that pydantic keeps beside them, are written.

@@ -6,25 +6,27 @@
 Every rank writes the rectangles in its own memory, a bounded number of rows at a time; no process
 ever holds a whole table that it did not hold before. A folder without manifest is no export. A
 second export into the same folder replaces the manifest atomically and then removes the files
-that no manifest names. `embeddings.transfer` reads exports.
+that no manifest names. One that fails removes its own; `remove_unpublished` removes what one that
+was killed left. `embeddings.transfer` reads exports.
 """
 
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from embeddings.digests import rectangle_digest, total_digest
 from embeddings.shards import Shard, local_shards
-from embeddings.tables import EmbeddingSettings, TableSpec, tables_of
+from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec, tables_of
 from pipeline.digests import texts_digest
 from pipeline.errors import ExportError
 from pipeline.settings import Settings
@@ -36,6 +38,7 @@ __all__ = [
     "ExportedTable",
     "export_tables",
     "read_export",
+    "remove_unpublished",
 ]
 
 TENSOR_NAME = "rows"
@@ -84,34 +87,40 @@ class ExportManifest(Settings):
 def export_tables(model: nn.Module, folder: Path, source: Mapping[str, str]) -> ExportManifest:
     """Write every table of `model` under `folder`, which all ranks must see.
 
-    A collective: all ranks call it and return the same manifest.
+    A collective: all ranks call it and return the same manifest. What fails while files are written
+    is raised on all of them, once the files are removed.
 
     Args:
         model: sharded or not.
-        folder: the export's own folder; made if need be.
+        folder: the export's own folder, where no other export is at work; made if need be.
         source: free values that the manifest keeps (checkpoint, config digest, code version, day).
     """
-    tables = tables_of(model)
     build = _shared(f"build-{secrets.token_hex(8)}")
-    written: dict[str, list[ExportedFile]] = {}
-    for name, shards in local_shards(model).items():
-        written[name] = [
-            _write(folder, Path(build) / name, piece)
-            for piece in _pieces(shards, tables.settings.export_rows_per_file)
-        ]
-    everyone = _gathered(written)
-    manifest = ExportManifest(
-        tables={
-            name: _table(spec, tables.settings, [f for part in everyone for f in part[name]])
-            for name, spec in tables.specs.items()
-        },
-        source=dict(source),
-    )
-    if _rank() == 0:
-        _publish(folder, build, manifest)
-    if dist.is_initialized():
-        dist.barrier()
+    try:
+        everyone = _done_by_all(lambda: _write_tables(model, folder, build))
+        manifest = _manifest(tables_of(model), everyone, source)
+        _done_by_all(lambda: _publish(folder, build, manifest) if _rank() == 0 else None)
+    except BaseException:
+        if _rank() == 0:
+            remove_unpublished(folder)
+        raise
     return manifest
+
+
+def remove_unpublished(folder: Path) -> None:
+    """Remove files that the folder's manifest does not name: older ones, and half-written ones.
+
+    For one process, while no export is at work there.
+    """
+    path = folder / MANIFEST
+    # As text, so that a manifest which cannot be read still keeps the files it names.
+    named = path.read_text(errors="replace") if path.exists() else ""
+    for build in folder.glob("build-*"):
+        if build.name not in named:
+            # A rank that outlived its killed export may add files meanwhile: left to the next.
+            shutil.rmtree(build, ignore_errors=True)
+    for left in folder.glob(f"{MANIFEST}.build-*"):
+        left.unlink(missing_ok=True)
 
 
 def read_export(folder: Path) -> ExportManifest:
@@ -147,6 +156,29 @@ def _check_size(path: Path, num_bytes: int) -> None:
         raise ExportError(
             f"{path}: {found} bytes, but its manifest says {num_bytes}; rerun the export stage"
         )
+
+
+def _write_tables(model: nn.Module, folder: Path, build: str) -> dict[str, list[ExportedFile]]:
+    """This rank's files, by table."""
+    rows_per_file = tables_of(model).settings.export_rows_per_file
+    return {
+        name: [_write(folder, Path(build) / name, p) for p in _pieces(shards, rows_per_file)]
+        for name, shards in local_shards(model).items()
+    }
+
+
+def _manifest(
+    tables: EmbeddingTables,
+    everyone: Sequence[Mapping[str, list[ExportedFile]]],
+    source: Mapping[str, str],
+) -> ExportManifest:
+    return ExportManifest(
+        tables={
+            name: _table(spec, tables.settings, [f for part in everyone for f in part[name]])
+            for name, spec in tables.specs.items()
+        },
+        source=dict(source),
+    )
 
 
 def _pieces(shards: Sequence[Shard], rows_per_file: int) -> Iterator[Shard]:
@@ -200,11 +232,7 @@ def _publish(folder: Path, build: str, manifest: ExportManifest) -> None:
     _flush(temporary)
     temporary.replace(folder / MANIFEST)
     _flush(folder)
-    for other in folder.glob("build-*"):
-        if other.name != build:
-            shutil.rmtree(other)
-    for left in folder.glob(f"{MANIFEST}.build-*"):  # by an export that was killed
-        left.unlink()
+    remove_unpublished(folder)
 
 
 def _flush(path: Path) -> None:
@@ -224,13 +252,21 @@ def _shared(value: str) -> str:
     return values[0]
 
 
-def _gathered(value: Any) -> list[Any]:
-    """All ranks' values, in rank order, on all ranks."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+def _done_by_all(action: Callable[[], Any]) -> list[Any]:
+    """What `action` returned, by rank, on all ranks; the first rank's failure is raised on all."""
+    result, failure = None, None
+    try:
+        result = action()
+    except (OSError, SafetensorError) as error:
+        failure = error
+    outcomes: list[Any] = [(result, failure)]
+    if dist.is_initialized():
+        outcomes = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, (result, failure))
+    for _, failed in outcomes:
+        if failed is not None:
+            raise failed
+    return [value for value, _ in outcomes]
 
 
 def _rank() -> int:

@@ -58,6 +58,9 @@ _CHOICES = {
 }
 # What TorchRec's bag collections cannot do on CPU: gloo fails in their output.
 _NOT_ON_CPU = "row_wise"
+# Of fp16 rows on a GPU: a checkpoint holds the CPU's random state alone, so a resumed run would not
+# draw the same. On a CPU it changes nothing.
+_RANDOM_ROUNDING = False
 # Kept free on every rank for batches and the dense part.
 _RESERVED_SHARE = 0.15
 
@@ -225,7 +228,9 @@ def _constraints(tables: EmbeddingTables, name: str, device: torch.device) -> Pa
     kinds, kernels = _CHOICES[device.type]
     asked = settings.sharding.get(name)
     if asked is None:
-        return ParameterConstraints(sharding_types=kinds, compute_kernels=kernels)
+        return ParameterConstraints(
+            sharding_types=kinds, compute_kernels=kernels, stochastic_rounding=_RANDOM_ROUNDING
+        )
     if asked == _NOT_ON_CPU and device.type == "cpu":
         raise ConfigError(
             f"embeddings.sharding.{name}: row_wise needs CUDA; on CPU use table_wise, or "
@@ -235,6 +240,7 @@ def _constraints(tables: EmbeddingTables, name: str, device: torch.device) -> Pa
         sharding_types=[asked],
         compute_kernels=kernels,
         min_partition=_columns_per_shard(tables.specs[name].dim) if "column" in asked else None,
+        stochastic_rounding=_RANDOM_ROUNDING,
     )
 
 

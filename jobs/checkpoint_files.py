@@ -7,6 +7,7 @@ All of it is rank 0's work, for `jobs.checkpoints`.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ def finish(temporary: Path, path: Path, facts: Mapping[str, Any]) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed run was writing."""
     for left in folder.glob(".*.tmp"):
-        shutil.rmtree(left)
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:  # a network file system's, or a user's
+            left.unlink(missing_ok=True)
 
 
 def tidy(folder: Path, step: int, keep: int) -> None:
@@ -82,8 +86,9 @@ def tidy(folder: Path, step: int, keep: int) -> None:
 
 
 def checkpoints_in(folder: Path, kind: str) -> list[Path]:
-    """Checkpoints of a kind, oldest first."""
-    return sorted(folder.glob(f"{kind}-[0-9]*"), key=_step)
+    """Checkpoints of a kind, oldest first; a user's copies beside them have other names."""
+    name = re.compile(rf"{kind}-\d{{8,}}")
+    return sorted((path for path in folder.glob("*") if name.fullmatch(path.name)), key=_step)
 
 
 def _step(path: Path) -> int:

@@ -3,9 +3,8 @@
 Device-specific choices (NCCL or gloo, which device, how many threads) are made here.
 """
 
-import ctypes
 import os
-import signal
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jobs.cores import num_cores
+from jobs.lifetime import end_with_parent
+from pipeline.errors import StageError
 
 __all__ = ["World", "join_world"]
 
 
 # Ranks wait for each other while one checks or takes in days of data, which may take long.
 _TIMEOUT = timedelta(hours=2)
-# Of prctl(2): the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
+# The store where they meet is there before them, or with the first of them.
+_JOIN_TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,7 @@ def join_world() -> Generator[World]:
     else:
         device, backend = torch.device("cpu"), "gloo"
     if "RANK" in os.environ:
-        _end_with_launcher()
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        _join_launched(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -90,9 +90,31 @@ def join_world() -> Generator[World]:
         dist.destroy_process_group()
 
 
-def _end_with_launcher() -> None:
-    """Have the kernel end this rank when the launcher that started it is killed.
+def _join_launched(backend: str) -> None:
+    """Meet the other ranks at the store that torchrun's variables name.
 
-    Ranks that live on would hold the run's folder against the next attempt.
+    Raises:
+        StageError: the launcher has been killed already.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _check_launcher(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    store, rank, size = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))
+    store.set_timeout(_TIMEOUT)
+    # The same prefix as torch's own way has, beside what the launcher keeps there.
+    store = dist.PrefixStore("default_pg", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+
+
+def _check_launcher(host: str, port: int) -> None:
+    """A launcher killed before this process could ask to end with it is missed by its store alone.
+
+    It has the store before it starts a rank, and torch would ask again and again.
+    """
+    try:
+        socket.create_connection((host, port), timeout=_JOIN_TIMEOUT.total_seconds()).close()
+    except ConnectionRefusedError:
+        raise StageError(
+            f"the launcher of this process has ended: nothing answers at {host}:{port}; run the "
+            "same command again"
+        ) from None

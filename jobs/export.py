@@ -6,12 +6,17 @@
 Reads the newest checkpoint in ROOT/pretraining/day=<last day>, writes ROOT/tables/day=<last day>.
 """
 
-from embeddings.export import export_tables
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from embeddings.export import ExportManifest, export_tables, remove_unpublished
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.claims import claim
 from jobs.command import Arguments, run_verb
 from jobs.dense import DENSE_DIGEST, export_dense, remove_other_dense
-from jobs.distributed import join_world
+from jobs.distributed import World, join_world
 from jobs.identity import pretraining_identity
 from jobs.pretrain import build_generative_model
 from jobs.runs import RunFolder
@@ -48,19 +53,48 @@ def export(arguments: Arguments) -> None:
         folder = settings.export_folder
         if world.is_first:
             claim(folder, settings.daily.attempt)
-        digests = world.gather_objects(export_dense(model, folder) if world.is_first else "")
         source = {
             "checkpoint": str(checkpoint),
             "day": str(settings.days.pretraining[1]),
             "architecture": str(settings.pretraining.architecture),
             "settings": settings_digest(settings.pretraining),
-            DENSE_DIGEST: str(digests[0]),
         }
-        manifest = export_tables(model, folder, source)
-        if world.is_first:
-            remove_other_dense(folder, source[DENSE_DIGEST])
+        manifest = _write(model, folder, source, world)
         tables = (f"{name} {table.num_rows:,} rows" for name, table in manifest.tables.items())
         world.say(f"export: {', '.join(tables)} to {folder}")
+
+
+def _write(
+    model: nn.Module, folder: Path, source: Mapping[str, str], world: World
+) -> ExportManifest:
+    """Write the whole export, or nothing that stays."""
+
+    def write_dense() -> str:
+        # Before anything is written: on a full disk there is no room beside it.
+        _remove_unpublished(folder)
+        return export_dense(model, folder)
+
+    try:
+        digest = str(world.gather_objects(write_dense() if world.is_first else "")[0])
+        manifest = export_tables(model, folder, {**source, DENSE_DIGEST: digest})
+        if world.is_first:
+            remove_other_dense(folder, digest)
+    except BaseException:
+        if world.is_first:
+            _remove_unpublished(folder)
+        raise
+    return manifest
+
+
+def _remove_unpublished(folder: Path) -> None:
+    """Remove what exports that failed or were killed left beside the published one."""
+    remove_unpublished(folder)
+    (folder / ".dense.tmp").unlink(missing_ok=True)
+    manifest = folder / "manifest.json"
+    named = manifest.read_text(errors="replace") if manifest.exists() else ""
+    for path in folder.glob("dense-*.safetensors"):
+        if path.stem.removeprefix("dense-") not in named:
+            path.unlink()
 
 
 if __name__ == "__main__":

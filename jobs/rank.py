@@ -9,9 +9,11 @@ ROOT/ranking/<task>/<strategy>/day=<last day>: checkpoints (the last ones and, w
 validation days, the best by validation AUC), metrics, result.
 """
 
-import torch
+from collections.abc import Sequence
 
-from jobs.checkpoints import CheckpointStore
+from embeddings.tables import TableSpec
+from jobs.checkpoint_files import read_manifest
+from jobs.checkpoints import CheckpointStore, newest_checkpoint
 from jobs.command import Arguments, run_verb
 from jobs.continuation import ranking_start
 from jobs.distributed import World, join_world
@@ -22,9 +24,11 @@ from jobs.loop import check_warmup
 from jobs.ranker import build_ranking_model, fill_from_export, frozen_tables, prove_frozen_unchanged
 from jobs.readers import requests_reader, take_in_examples
 from jobs.runs import RunFolder, write_json
+from jobs.settings import JobSettings
 from jobs.training import TrainingRun
 from models.losses import LossSums
 from pipeline.batches import RankingBatch
+from pipeline.errors import CheckpointError
 
 __all__ = ["main", "rank"]
 
@@ -50,10 +54,7 @@ def rank(arguments: Arguments) -> None:
         )
         folder = RunFolder(settings.ranking_folder(ranking.strategy))
         if arguments.resume and folder.is_finished:
-            before = folder.identity
-            continued = before.get("continued", {})
-            identity = ranking_identity(settings, specs, before["transferred"], continued)
-            folder.check(identity, "set it back, or start over without --resume")
+            _check_finished(settings, specs, folder, world)
             world.say(f"{folder.path}: finished already, nothing to resume")
             return
         check_warmup("ranking", training, reader)
@@ -98,6 +99,8 @@ def rank(arguments: Arguments) -> None:
             reader=reader,
             start=start,
         ).run(resume=arguments.resume, more_hooks=validate)
+        if arguments.resume and validation is not None:
+            _check_best(folder, world)
         proof = prove_frozen_unchanged(model, settings, ranking.strategy, transferred)
         if world.is_first:
             identity = {
@@ -110,15 +113,40 @@ def rank(arguments: Arguments) -> None:
             write_json(folder.path / "result.json", {**identity, **result, **evidence})
 
 
+def _check_finished(
+    settings: JobSettings, specs: Sequence[TableSpec], folder: RunFolder, world: World
+) -> None:
+    """Raises CheckpointError where a finished run is another, or has nothing to be evaluated."""
+    before = folder.identity
+    continued = before.get("continued", {})
+    identity = ranking_identity(settings, specs, before["transferred"], continued)
+    folder.check(identity, "set it back, or start over without --resume")
+    if settings.days.validation is not None:
+        _check_best(folder, world)
+
+
 def _best_auc_so_far(folder: RunFolder, world: World, *, resume: bool) -> float:
-    """The best validation AUC of the run being resumed, alike on all ranks."""
+    """What to beat: the validation AUC of the best checkpoint that a resumed run still has."""
+    best = newest_checkpoint(folder.checkpoints, world, "best") if resume else None
     lines = folder.lines() if resume and world.is_first else []
-    aucs = [line["auc"] for line in lines if line["kind"] == "evaluation"]
-    best = torch.zeros(1, dtype=torch.float64, device=world.device)
-    if world.is_first:
-        best[0] = max(aucs, default=-1.0)
-    world.sum_over_ranks(best)
-    return float(best)
+    aucs = {line["step"]: line["auc"] for line in lines if line["kind"] == "evaluation"}
+    reached = aucs.get(read_manifest(best)["progress"]["step"], -1.0) if best else -1.0
+    step = max(aucs, key=lambda at: aucs[at], default=0)
+    if aucs.get(step, -1.0) > reached:
+        world.say(
+            f"{folder.checkpoints}: the best checkpoint by validation, of step {step}, is lost; "
+            "the best is chosen among those before it and those to come"
+        )
+    return world.gather_objects(reached)[0]  # type: ignore[return-value]
+
+
+def _check_best(folder: RunFolder, world: World) -> None:
+    """Raises CheckpointError where a run at its end has no best checkpoint to be evaluated."""
+    if newest_checkpoint(folder.checkpoints, world, "best") is None:
+        raise CheckpointError(
+            f"{folder.checkpoints}: no usable best checkpoint, and no validation to come; rank "
+            "again without --resume"
+        )
 
 
 if __name__ == "__main__":

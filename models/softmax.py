@@ -21,9 +21,10 @@ from torch.nn import functional
 
 __all__ = ["MIN_TEMPERATURE", "SoftmaxTargets", "softmax_loss"]
 
-# The (positions, negatives) block of scores that exists at one time, in elements: what the cache
-# of a core holds.
-_MAX_BLOCK = 2**18
+# The (positions, negatives) block of scores that exists at one time, in elements. On a CPU what the
+# cache of a core holds: 1 MiB of float32. On a GPU, where launching kernels is what costs, 64 MiB,
+# and 32 more while a copy in bfloat16 exists.
+_MAX_BLOCK = {"cpu": 2**18, "cuda": 2**24}
 
 MIN_TEMPERATURE = 0.025
 """Cosines over this are at most 40, so that e^score needs no maximum subtracted in float32"""
@@ -80,7 +81,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         vectors_gradient = torch.zeros_like(vectors_UD)
         for group, negatives_N in enumerate(targets.negatives):
             negatives = _Negatives(vectors_UD, negatives_N, product_dtype)
-            for block in _blocks(targets.group_offsets[group : group + 2], negatives_N.numel()):
+            for block in _blocks(targets.group_offsets[group : group + 2], negatives_N):
                 scores = negatives.score(
                     scaled_MD[block], target_MD[block], targets.target[block], targets.weight[block]
                 )
@@ -171,9 +172,9 @@ class _Negatives:
             self.gradient_DN += (scaled.to(dtype).T @ exponentials.to(dtype)).float()
 
 
-def _blocks(positions: tuple[int, ...], num_negatives: int) -> Iterator[slice]:
-    """Cut positions first to last into blocks of bounded size."""
+def _blocks(positions: tuple[int, ...], negatives_N: Tensor) -> Iterator[slice]:
+    """Cut positions first to last into blocks of the size that is right for the device."""
     first, last = positions
-    size = max(1, _MAX_BLOCK // max(1, num_negatives))
+    size = max(1, _MAX_BLOCK[negatives_N.device.type] // max(1, negatives_N.numel()))
     for start in range(first, last, size):
         yield slice(start, min(start + size, last))

@@ -43,7 +43,14 @@ from pipeline.progress import Progress, no_progress, ticker
 from pipeline.schema import FeatureSettings
 from pipeline.source import SourceSettings
 from pipeline.source_digests import SourceDigests
-from pipeline.source_files import Footer, SourceDay, check_data, find_day, read_footer
+from pipeline.source_files import (
+    Footer,
+    SourceDay,
+    check_data,
+    find_day,
+    read_footer,
+    source_folder,
+)
 
 __all__ = ["clean_events", "event_manifests", "read_events"]
 
@@ -63,6 +70,8 @@ def clean_events(
 ) -> list[date]:
     """Clean those of `days`, which ascend, that changed or have no report, and return them.
 
+    A day that was cleaned and whose files were removed since stays as it is.
+
     Raises:
         MissingDayError, HalfWrittenDayError, CorruptFileError: a day's files are not whole; all
             days are looked at before the first one is cleaned.
@@ -72,11 +81,11 @@ def clean_events(
             feature.
     """
     check_names(checks, features)
-    digests = SourceDigests(Path(root))
-    found = [_find(source, day, digests) for day in days]
-    digests.save()
     gate = EventsGate(Path(root), days, source, checks)
     cleaning = _Cleaning(engine, Path(root), source, features, gate)
+    digests = SourceDigests(Path(root))
+    found = [_find(source, day, digests) for day in days if not cleaning.is_removed(day)]
+    digests.save()
     stale = cleaning.stale(found)
     footers = {s.day: [read_footer(path) for path in s.files] for s in found if s.day in stale}
     tick = ticker(progress, "events", len(stale))
@@ -125,18 +134,37 @@ class _Cleaning:
     features: Sequence[FeatureSettings]
     gate: EventsGate
 
+    def is_removed(self, day: date) -> bool:
+        """Whether a day's files were removed after it was cleaned, so that it is taken as it is.
+
+        Raises:
+            MissingDayError: other settings would have to clean it again.
+        """
+        folder = source_folder(self.source.path, day)
+        published = find_manifest(day_folder(self.root, "events", day))
+        if folder.is_dir() or published is None or not self.gate.has_passed(day):
+            return False
+        if not published.same_build(self._contents(day, published.input_digest)):
+            raise MissingDayError(
+                f"{folder}: removed after it was cleaned, and has to be cleaned again for other "
+                "settings or another version of the code; bring it back"
+            )
+        return True
+
+    def _contents(self, day: date, input_digest: str) -> Contents:
+        return Contents(
+            kind="events",
+            day=day,
+            input_digest=input_digest,
+            config_digest=_config_digest(self.source, self.features),
+            code_version=code_version("casting", "classify"),
+        )
+
     def stale(self, found: Sequence[SourceDay]) -> dict[date, Contents]:
         """The days to be cleaned: what will be published of each, but its counts."""
-        config_digest = _config_digest(self.source, self.features)
         stale: dict[date, Contents] = {}
         for source_day in found:
-            contents = Contents(
-                kind="events",
-                day=source_day.day,
-                input_digest=source_day.digest,
-                config_digest=config_digest,
-                code_version=code_version("casting", "classify"),
-            )
+            contents = self._contents(source_day.day, source_day.digest)
             published = find_manifest(day_folder(self.root, "events", source_day.day))
             is_made = published is not None and published.same_build(contents)
             # A report of another version, which was stopped, does not fit the one published.

@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from pipeline.digests import file_sha256, texts_digest
 from pipeline.errors import CorruptFileError, HalfWrittenDayError, MissingDayError
 
-__all__ = ["Footer", "SourceDay", "check_data", "days_that_follow", "find_day", "read_footer"]
+__all__ = [
+    "Footer",
+    "SourceDay",
+    "check_data",
+    "days_that_follow",
+    "find_day",
+    "read_footer",
+    "source_folder",
+]
 
 LEFTOVERS = ("_temporary", ".tmp", ".inprogress")
 
@@ -44,6 +52,11 @@ class Footer:
         return f"{self.path.parent.name}/{self.path.name}"
 
 
+def source_folder(source: Path, day: date) -> Path:
+    """Where the user brings a day."""
+    return Path(source) / f"day={day.isoformat()}"
+
+
 def find_day(
     source: Path,
     day: date,
@@ -58,7 +71,7 @@ def find_day(
         MissingDayError: no folder, and `allow_missing` is false.
         HalfWrittenDayError: a writer's leftovers, no success marker, or no files at all.
     """
-    folder = Path(source) / f"day={day.isoformat()}"
+    folder = source_folder(source, day)
     if not folder.is_dir():
         if allow_missing:
             return SourceDay(day=day, files=(), digest="missing")

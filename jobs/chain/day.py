@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from torchx.schedulers.local_scheduler import SignalException
@@ -23,15 +24,17 @@ from jobs.chain.published import (
     Published,
     publish,
     published_now,
+    published_on,
     ranker_of,
 )
 from jobs.chain.retention import remove_old
+from jobs.chain.served import is_apart, put_back, set_apart
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
 from jobs.chain.start import check_brought
 from jobs.chain.version import program_version
-from jobs.ledger.records import StageKey
+from jobs.ledger.records import DayRecord, StageKey
 from jobs.monitoring.facts import StageFacts
 from pipeline.errors import LedgerError, RejectedError, WaitingError
 
@@ -39,6 +42,8 @@ __all__ = ["Day"]
 
 T = TypeVar("T")
 
+# Stages that write to folders which a published set names.
+_WRITING = ("pretrain", "export", "rank")
 # Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
 _USUAL_DAYS = 7
 _TOO_FEW_DAYS = 2
@@ -54,6 +59,8 @@ class Day:
     stages: Stages
     accept: bool = False
     """publish whatever the gates say"""
+    settled: DayRecord | None = None
+    """how it ended before, where it runs again only if what its files hold is something else"""
 
     def run(self) -> Published:
         """Run what is not done yet, and publish.
@@ -68,6 +75,7 @@ class Day:
         try:
             published = self._run()
         except RejectedError as error:
+            self._put_back()
             ledger.set_day(day, "rejected", str(error), lease=lease)
             raise
         except WaitingError as error:
@@ -81,17 +89,52 @@ class Day:
         except Exception as error:
             ledger.set_day(day, "failed", f"{type(error).__name__}: {error}", lease=lease)
             raise
-        ledger.set_day(day, "published", "accepted by hand" if self.accept else "", lease=lease)
+        note = "accepted by hand" if self.accept else self.settled.note if self.settled else ""
+        ledger.set_day(day, "published", note, lease=lease)
         remove_old(self.plan.settings, day)
         return published
 
     def _run(self) -> Published:
+        root = self.plan.settings.data.root
         self._prepare()
+        if self.settled is not None and self._holds_the_same():
+            print(f"{self.plan.day}: what its files hold is the same", flush=True)
+            published = published_on(root, self.plan.day)
+            if self.settled.state == "rejected" or published is None:
+                raise RejectedError(self.settled.note)
+            return published
+        set_apart(root, self.plan.day)
         self._side_by_side(self._test)
         self.stages.run(self.plan.pretrain())
         self.stages.run(self.plan.export())
         self._check_tables()
         return self._publish([task for task in self._side_by_side(self._rank) if task])
+
+    def _holds_the_same(self) -> bool:
+        """Whether the stages after prepare, as far as the day came, would read what they read."""
+        plan, latest = self.plan, self.stages.ledger.latest
+        makers: list[tuple[StageKey, Callable[[], Job | None]]] = [
+            (StageKey(plan.day, "pretrain"), plan.pretrain),
+            *((StageKey(plan.day, "test", t), partial(plan.test, t)) for t in plan.tasks),
+            *((StageKey(plan.day, "rank", t), partial(plan.rank, t)) for t in plan.tasks),
+        ]
+        jobs = [make() for key, make in makers if latest(key) is not None]
+        return bool(jobs) and all(job and not self.stages.changed(job) for job in jobs)
+
+    def _put_back(self) -> None:
+        """Let the next day go on from what serves, where this one was made again for nothing."""
+        root, day, ledger = self.plan.settings.data.root, self.plan.day, self.stages.ledger
+        published = published_on(root, day)
+        if published is None or not is_apart(published):
+            return
+        # First, so that nobody takes what is put back for what these stages made.
+        latest = {record.key: record for record in ledger.records(day, day)}
+        for key, made in latest.items():
+            if key.stage in _WRITING:
+                asked: dict[str, Any] = {"inputs": made.inputs, "config": made.config}
+                lost = ledger.begin(key, **asked, code=made.code, lease=self.stages.lease)
+                ledger.finish(lost, "lost", error="rejected: what serves was put back in its place")
+        put_back(root, day)
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""

@@ -16,13 +16,13 @@ from torchx.runner import get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
 from jobs.chain.day import Day
-from jobs.chain.inputs import source_digests
+from jobs.chain.inputs import REMOVED, source_digests
 from jobs.chain.published import published_days, published_now
 from jobs.chain.schedulers import check_scheduler
 from jobs.chain.stages import Stages
 from jobs.chain.start import SETTLED, check_daily, plan_of
 from jobs.ledger.ledger import Ledger, open_ledger
-from jobs.ledger.records import StageKey
+from jobs.ledger.records import DayRecord, StageKey
 from jobs.settings import JobSettings
 from pipeline.engine import open_engine
 from pipeline.errors import (
@@ -199,8 +199,11 @@ def _run_day(
     record, now = stages.ledger.day(day), published_now(settings.data.root)
     is_settled = record is not None and record.state in SETTLED
     plan = plan_of(stages, settings, arguments.overrides, day)
+    settled: DayRecord | None = None
     if record is not None and is_settled and not accept:
-        why = stages.changed(plan.prepare())
+        # The raw days of a published day may be cleared away.
+        but_for = REMOVED if record.state == "published" else ""
+        why = stages.changed(plan.prepare(), but_for=but_for)
         if not why:
             if record.state == "rejected":
                 raise RejectedError(
@@ -210,11 +213,12 @@ def _run_day(
             print(f"{day}: published already", flush=True)
             return
         print(f"{day}: {record.state} before, but {why}", flush=True)
+        settled = record
     if now is not None and now.day > day:
         raise WaitingError(
             f"{day}: {now.day} is published already, which went on from it; go back first "
             f"(jobs.publish --rollback --to a day before {day}), then run all days again"
         )
     if day in published_days(settings.data.root):
-        print(f"{day}: is published; a new set will replace it", flush=True)
-    Day(plan=plan, stages=stages, accept=accept).run()
+        print(f"{day}: is published, and serves until a new set replaces it", flush=True)
+    Day(plan=plan, stages=stages, accept=accept, settled=settled).run()

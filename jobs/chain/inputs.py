@@ -14,8 +14,12 @@ from pipeline.digests import texts_digest
 from pipeline.errors import CheckpointError
 from pipeline.partitions import day_folder
 from pipeline.partitions import read_manifest as read_day
+from pipeline.source_files import source_folder
 
-__all__ = ["data_digests", "final_digest", "source_digests", "source_folder"]
+__all__ = ["REMOVED", "data_digests", "final_digest", "source_digests"]
+
+REMOVED = "missing"
+"""the digest of a day that is not there"""
 
 
 def data_digests(root: Path, days: Sequence[date], *kinds: str) -> dict[str, str]:
@@ -50,18 +54,14 @@ def final_digest(folder: Path) -> str:
 
 def source_digests(settings: JobSettings, days: Sequence[date]) -> dict[str, str]:
     """`source <day>` -> digest, of what the user brought, or did not bring yet."""
-    return {f"source {day}": _stat_digest(source_folder(settings, day)) for day in days}
-
-
-def source_folder(settings: JobSettings, day: date) -> Path:
-    """Where the user brings a day."""
-    return Path(settings.source.path) / f"day={day.isoformat()}"
+    path = settings.source.path
+    return {f"source {day}": _stat_digest(source_folder(path, day)) for day in days}
 
 
 def _stat_digest(folder: Path) -> str:
     """Over names, sizes and times of a day's files: prepare itself compares their content."""
     if not folder.is_dir():
-        return "missing"
+        return REMOVED
     files = sorted(path for path in folder.iterdir() if path.is_file())
     stats = [(path.name, path.stat()) for path in files]
     return texts_digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)

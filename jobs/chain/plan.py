@@ -15,7 +15,7 @@ from pathlib import Path
 
 from embeddings.export import read_export
 from jobs.chain.inputs import data_digests, final_digest, source_digests
-from jobs.chain.published import Published, PublishedRanker
+from jobs.chain.published import Published, PublishedRanker, published_days, published_on
 from jobs.chain.request_days import RequestDays
 from jobs.chain.settings import Submitted
 from jobs.chain.stage_job import Job
@@ -73,10 +73,15 @@ class DayPlan:
         return self.is_first or read_manifest(day).num_rows > 0
 
     def test(self, task: str) -> Job | None:
-        """The published ranker on days that have become final since it was trained."""
-        ranker = self._ranker(task)
+        """The ranker that served on them, on days that have become final since.
+
+        It is of a set from before them, so that neither it nor its tables learned from what users
+        did on them. None without such a set, or such days.
+        """
         new = self.new_days(task)
-        if ranker is None or not new:
+        served = self._served_before(new[0]) if new else None
+        ranker = served.rankers.get(task) if served else None
+        if ranker is None:
             return None
         inputs = self._data(new, "requests", "held_out") | {"ranker": ranker.digest}
         overrides = [
@@ -162,6 +167,12 @@ class DayPlan:
 
     def _ranker(self, task: str) -> PublishedRanker | None:
         return self.before.rankers.get(task) if self.before is not None else None
+
+    def _served_before(self, day: date) -> Published | None:
+        """The newest set from before a day, unless it was cleared away."""
+        root = self.settings.data.root
+        earlier = [other for other in published_days(root) if other < min(day, self.day)]
+        return published_on(root, earlier[-1]) if earlier else None
 
     def _judging(
         self, stage: Submitted, task: str, overrides: Sequence[str], inputs: dict[str, str]

@@ -158,15 +158,20 @@ class Stages:
             job.key, inputs=job.inputs, config=job.config_digest, code=program_version()
         )
 
-    def changed(self, job: Job) -> str:
+    def changed(self, job: Job, *, but_for: str = "") -> str:
         """How its inputs differ from the latest attempt's, however that ended; empty if not.
 
-        A day that is settled is not done again for another setting or another version.
+        A day that is settled is not done again for another setting or another version. Inputs whose
+        digest is `but_for` by now do not count.
         """
         latest = self.ledger.latest(job.key)
         if latest is None:
             return "never tried"
-        return "; ".join(differences({"inputs": dict(latest.inputs)}, {"inputs": job.inputs}))
+        before = {
+            name: latest.inputs.get(name) for name, now in job.inputs.items() if now != but_for
+        }
+        now = {name: digest for name, digest in job.inputs.items() if digest != but_for}
+        return "; ".join(differences({"inputs": before}, {"inputs": now}))
 
     def _attempt(self, job: Job) -> tuple[Record, str]:
         """Once; returns the record, and the reason if it failed."""

@@ -6,12 +6,13 @@ config, ledger, what is published -> DayPlan
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from jobs.chain.inputs import source_folder
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import published_days, published_on
 from jobs.chain.stages import Stages
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError, WaitingError
+from pipeline.partitions import day_folder, find_manifest
+from pipeline.source_files import source_folder
 
 __all__ = ["SETTLED", "check_brought", "check_daily", "plan_of"]
 
@@ -40,8 +41,10 @@ def check_daily(settings: JobSettings) -> None:
 
 def check_brought(settings: JobSettings, day: date) -> None:
     """Raise WaitingError where a day's data is not there yet."""
-    source = source_folder(settings, day)
-    if not source.is_dir() and settings.source.missing_days != "allow":
+    source = source_folder(settings.source.path, day)
+    was_there = find_manifest(day_folder(settings.data.root, "events", day))
+    allowed = was_there or settings.source.missing_days == "allow"
+    if not source.is_dir() and not allowed:
         raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
 
 

@@ -1,11 +1,14 @@
+import errno
 import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
+import embeddings.export
 from embeddings.digests import content_digests
-from embeddings.export import export_tables, read_export
+from embeddings.export import export_tables, read_export, remove_unpublished
 from embeddings.shards import local_shards
 from embeddings.tables import EmbeddingSettings
 from pipeline.errors import ExportError
@@ -54,6 +57,47 @@ def test_a_second_export_replaces_the_first_whole(tmp_path):
     assert read_export(tmp_path) == second
     assert first.tables["type"].digest != second.tables["type"].digest
     assert first.tables["item_id"].digest == second.tables["item_id"].digest
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def export_to_a_disk_that_is_full_for_rank_1(folder):
+    """What rank 0 sees of exports that fail, and what is then in the folder."""
+    model = sharded_model(EmbeddingSettings(sharding={"item_id": "table_wise"}))
+    kept = export_tables(model, folder, SOURCE)
+    before = sorted(folder.rglob("*"))
+
+    def full(state, path):
+        write(state, path)
+        if dist.get_rank() == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = embeddings.export.save_file
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(embeddings.export, "save_file", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left on device"):
+                export_tables(model, folder, {})
+            dist.barrier()
+            assert sorted(folder.rglob("*")) == before
+            dist.barrier()
+    assert read_export(folder) == kept
+
+
+def test_an_export_that_fails_on_one_rank_fails_on_all_and_leaves_nothing(tmp_path):
+    run_distributed(export_to_a_disk_that_is_full_for_rank_1, 2, tmp_path)
+
+
+def test_what_a_manifest_names_is_never_removed(tmp_path):
+    manifest = export_tables(plain_model(EmbeddingSettings()), tmp_path, {})
+    (tmp_path / "build-interrupted" / "type").mkdir(parents=True)
+    (tmp_path / "manifest.json.build-interrupted").write_text("{")
+    remove_unpublished(tmp_path)
+    assert read_export(tmp_path) == manifest
+    assert len(list(tmp_path.iterdir())) == 2
+    # Not even where it cannot be read: an older version may be the one that cleans up.
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
+    remove_unpublished(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -1,9 +1,12 @@
 import pytest
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 
 from embeddings.sharding import describe_plan
-from embeddings.tables import EmbeddingSettings, EmbeddingTables
+from embeddings.tables import EmbeddingSettings, EmbeddingTables, tables_of
 from pipeline.errors import ConfigError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import (
@@ -103,6 +106,33 @@ def plan_lines() -> list[str]:
     )
     model = sharded_model(settings, frozen=["department"])
     return describe_plan(model)
+
+
+def random_roundings(settings: EmbeddingSettings) -> list[bool]:
+    """Of each kernel that stores rows: whether it rounds at random."""
+    tables = tables_of(sharded_model(settings, ["department"]))
+    lookups = [*tables.trainable._lookups, *tables.frozen._lookups]
+    kernels = [
+        module
+        for lookup in lookups
+        for module in lookup.modules()
+        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen)
+    ]
+    return [
+        flag
+        for kernel in kernels
+        for flag in (kernel.stochastic_rounding, kernel.optimizer_args.stochastic_rounding)
+    ]
+
+
+@pytest.mark.parametrize("sharding", [{}, {"item_id": "column_wise"}])
+def test_no_kernel_rounds_at_random(sharding):
+    settings = EmbeddingSettings(
+        dtype="fp16", optimizer="adagrad", sharding=sharding, replicated_bytes=0
+    )
+    flags = run_distributed(random_roundings, 2, settings)
+    assert [*flags[0], *flags[1]]
+    assert not any([*flags[0], *flags[1]])
 
 
 def test_plan_says_where_every_table_is():

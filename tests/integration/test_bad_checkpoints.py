@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embeddings.export import read_export
-from jobs import checkpoint_files, checkpoints, export, pretrain
+from jobs import checkpoint_files, checkpoints, evaluate, export, pretrain, rank
 from jobs.hooks import ProgressHook
+from jobs.runs import RunFolder
+from jobs.strategies import Strategy
 from pipeline.errors import CheckpointError, ShortageError
 from pipeline.shortage import shortages_told
 from tests.disk import small_disk_on
@@ -172,6 +175,84 @@ def test_when_none_is_whole_it_starts_anew_and_keeps_what_it_then_writes(runs, c
     assert runs.final() == wanted
 
 
+ALL_KEPT = (
+    "ranking.strategy=NT",
+    "ranking.training.epochs=2",
+    "ranking.training.checkpoint_every_steps=1",
+    "ranking.training.keep_checkpoints=100",
+)
+
+
+class Rankings:
+    """Runs of rank, and what evaluate makes of them, under a root of their own."""
+
+    def __init__(self, config: Path, root: Path) -> None:
+        self.config, self.overrides = config, (*ALL_KEPT, f"data.root={root}")
+        self.settings = settings_of(config, *self.overrides)
+        self.folder = RunFolder(self.settings.ranking_folder(Strategy.NT))
+
+    def train(self, *, resume: bool = False) -> None:
+        run(rank.rank, self.config, *self.overrides, resume=resume)
+
+    def best_step(self) -> int:
+        run(evaluate.evaluate, self.config, *self.overrides)
+        result = json.loads((self.settings.evaluation_folder / "result.json").read_text())
+        return result["strategies"]["NT"]["best_step"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Of its validations."""
+        return [line for line in self.folder.lines() if line["kind"] == "evaluation"]
+
+
+@pytest.fixture
+def rankings(shop, tmp_path):
+    """A run of rank that came to its end."""
+    copy_prepared(shop, tmp_path / "root")
+    made = Rankings(shop, tmp_path / "root")
+    made.train()
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_only_a_best_checkpoint_that_is_whole_is_a_bar_to_those_after_it(
+    rankings, is_whole, capsys
+):
+    """Killed after step 10, whose validation was better than any other."""
+    made = rankings.folder.checkpoints
+    for path in made.glob("step-*"):
+        if path.name > "step-00000010":
+            shutil.rmtree(path)
+    shutil.copytree(made / "step-00000010", made / "best-00000010")
+    if not is_whole:
+        truncate(made / "best-00000010")
+    lines = [line | ({"auc": 0.99} if line["step"] == 10 else {}) for line in rankings.lines()]
+    (made.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (made.parent / "result.json").unlink()
+
+    rankings.train(resume=True)
+    told = capsys.readouterr().out
+    assert ("best checkpoint by validation, of step 10, is lost" in told) != is_whole
+    later = {line["step"]: line["auc"] for line in rankings.lines()[-2:]}
+    assert rankings.best_step() == (10 if is_whole else max(later, key=lambda at: later[at]))
+
+
+@pytest.mark.slow
+def test_a_run_at_its_end_whose_best_checkpoint_is_damaged_is_made_again(rankings):
+    for path in rankings.folder.checkpoints.glob("best-*"):
+        truncate(path)
+    with pytest.raises(CheckpointError, match="no usable best checkpoint; rank again"):
+        rankings.best_step()
+    with pytest.raises(CheckpointError, match="rank again without --resume"):
+        rankings.train(resume=True)
+    (rankings.folder.path / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="rank again without --resume"):
+        rankings.train(resume=True)
+    assert not rankings.folder.is_finished
+    rankings.train()
+    assert rankings.best_step()
+
+
 def remove_after(monkeypatch, step: int, folder: Path) -> None:
     """Remove the folder when that step is done."""
     real = ProgressHook.after_step
@@ -243,21 +324,53 @@ def test_a_full_disk_is_told_and_the_run_goes_on(finished, runs, small_disk):
     assert runs.final() == finished.final()
 
 
-def test_a_full_disk_leaves_the_export_before_it(runs, small_disk):
+def sizes(folder: Path) -> dict[str, int]:
+    """Every file under it, with its size."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def fail_to_export(runs, folder: Path) -> None:
+    with pytest.raises(ShortageError, match="no space left on its disk"), shortages_told(folder):
+        runs.export()
+
+
+def test_a_full_disk_leaves_the_export_before_it_and_nothing_else(runs, small_disk):
     small_disk("16m")
     runs.train(resume=True)
     runs.export()
     folder = settings_of(runs.config, *runs.overrides).export_folder
-    whole, disk = read_export(folder), shutil.disk_usage(folder)
-    small_disk(f"{disk.used + 8192}")
-    with pytest.raises(ShortageError, match="no space left on its disk"):  # noqa: SIM117
-        with shortages_told(folder):
-            runs.export()
-    assert read_export(folder) == whole
+    whole, disk, files = read_export(folder), shutil.disk_usage(folder), sizes(folder)
+    for free in (0, 8192, 8192):
+        small_disk(f"{disk.used + free}")
+        fail_to_export(runs, folder)
+        assert read_export(folder) == whole
+        assert sizes(folder) == files
     small_disk("16m")
     runs.export()
     assert read_export(folder).tables.keys() == whole.tables.keys()
     assert len(list(folder.iterdir())) == 3  # manifest, tables, dense layers
+
+
+def test_an_export_that_was_killed_takes_no_room_from_the_next(runs, small_disk):
+    small_disk("16m")
+    runs.train(resume=True)
+    runs.export()
+    folder = settings_of(runs.config, *runs.overrides).export_folder
+    tables = read_export(folder).tables
+    used = shutil.disk_usage(folder).used
+    left = folder / "build-0123456789abcdef"
+    shutil.copytree(next(folder.glob("build-*")), left)
+    shutil.copy(next(folder.glob("dense-*")), folder / ".dense.tmp")
+    shutil.copy(folder / "manifest.json", folder / "manifest.json.build-0123456789abcdef")
+    # Room for one more export beside the first, as the one that was killed had it.
+    small_disk(f"{shutil.disk_usage(folder).used + 4096}")
+    runs.export()
+    digests = {name: table.digest for name, table in tables.items()}
+    assert {name: table.digest for name, table in read_export(folder).tables.items()} == digests
+    assert not left.exists()
+    assert len(list(folder.iterdir())) == 3
+    assert shutil.disk_usage(folder).used <= used + 4096
 
 
 HOLDER = """

@@ -16,6 +16,7 @@ from jobs.runs import RunFolder
 from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from tests.integration.conftest import run, settings_of, torchrun
+from tests.integration.processes import stages_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -76,6 +77,27 @@ def test_a_killed_run_resumes_to_the_same_numbers(chain, tmp_path, verb):
     assert numbers(folder_of(verb, places[0])) == numbers(folder_of(verb, places[1]))
     if verb == "pretrain":
         assert exported(chain, undisturbed[1]) == exported(chain, killed[1])
+
+
+def test_ranks_end_when_their_launcher_is_killed_while_they_start(shop, tmp_path):
+    place = elsewhere(shop, tmp_path)
+    process = subprocess.Popen(torchrun(2, "pretrain", shop, *place), stderr=subprocess.DEVNULL)
+
+    def ranks():
+        return stages_at(place[1]).keys() - {process.pid}
+
+    try:
+        wait_for(lambda: len(ranks()) == 2, process)
+        process.kill()
+        process.wait()
+        # Those it had only forked find out when they have imported torch.
+        deadline = time.monotonic() + 120
+        while ranks() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not ranks()
+    finally:
+        for pid in ranks():
+            os.kill(pid, signal.SIGKILL)
 
 
 def folder_of(verb: str, settings: JobSettings) -> Path:

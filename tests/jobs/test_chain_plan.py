@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from jobs.chain.plan import DayPlan
-from jobs.chain.published import Published
+from jobs.chain.published import Published, publish, published_on
 from jobs.chain.request_days import RequestDays
 from jobs.chain.start import check_daily
 from jobs.judge import judgement_path
@@ -55,7 +55,10 @@ def later(chain):
         chain.requests(day, "ctr", content=str(day))
     chain.requests(TODAY, content=str(TODAY))
     chain.data("increments", TODAY)
-    before = published(chain, DAYS[2])
+    # What serves, and what served the day before.
+    for day in DAYS[1:3]:
+        before = published(chain, day, str(day))
+        publish(chain.root, day, before.rankers)
     export_of(chain.settings(range_of("pretraining", TODAY, TODAY)).export_folder, {})
     return plan_of(chain, TODAY, "reader.lanes=4", before=before)
 
@@ -116,17 +119,22 @@ def test_a_later_day_goes_on_from_what_is_published(later):
     assert rank.folder == later.settings.data.root / "ranking" / "ctr" / "ST_SF" / f"day={TODAY}"
 
 
-def test_the_published_ranker_is_tested_on_days_that_it_has_not_seen(later):
+def test_a_day_tests_the_ranker_that_served_on_it(chain, later):
+    """The set of the day itself has tables that learned from what users did on it."""
     job = later.test("ctr")
     assert job.verb == "judge"
     assert job.overrides[-4:] == (
-        f'judging.models=["{DAYS[2]}"]',
+        f'judging.models=["{DAYS[1]}"]',
         f'judging.days=["{DAYS[2]}", "{DAYS[2]}"]',
         "judging.kind=all",
         "judging.name=test",
     )
     assert list(job.inputs) == [f"requests {DAYS[2]}", f"held_out {DAYS[2]}", "ranker"]
     assert judgement_path(job.settings, "test") == job.folder / "test.json"
+    served = published_on(chain.root, DAYS[1]).rankers["ctr"]
+    assert job.inputs["ranker"] == served.digest != later.before.rankers["ctr"].digest
+    (chain.root / "published" / f"day={DAYS[1]}.json").unlink()
+    assert later.test("ctr") is None, "no set is left from before that day"
 
 
 def test_candidate_and_published_ranker_are_judged_on_held_out_users(chain, later):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.softmax import SoftmaxTargets, softmax_loss
+from models.softmax import _MAX_BLOCK, SoftmaxTargets, softmax_loss
 
 U, M, D, TEMPERATURE = 30, 17, 8, 0.05
 
@@ -40,7 +40,7 @@ def test_all_rows_as_negatives_is_the_full_softmax():
 
 @pytest.mark.parametrize("offsets", [(0, M), (0, 5, 5, M)])
 def test_sampled_equals_the_equation(offsets, monkeypatch):
-    monkeypatch.setattr("models.softmax._MAX_BLOCK", 3 * 40)  # several blocks a group
+    monkeypatch.setitem(_MAX_BLOCK, "cpu", 3 * 40)  # several blocks a group
     hidden, vectors, target, weight = inputs()
     negatives = torch.randint(0, U, (len(offsets) - 1, 40))  # many accidental hits
     targets = SoftmaxTargets(target, weight, negatives, offsets)
@@ -54,6 +54,24 @@ def test_sampled_equals_the_equation(offsets, monkeypatch):
             against = torch.cat([all_scores[m, target[m]][None], all_scores[m, others]])
             expected = expected + weight[m] * (against.logsumexp(0) - against[0])
     check(loss, expected, hidden, vectors)
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_blocks_of_any_size_give_the_same(in_bfloat16, monkeypatch):
+    """A position a block, some, more than there are, and what a GPU takes."""
+    hidden, vectors, target, weight = inputs()
+    negatives = torch.randint(0, U, (2, 40))
+    targets = SoftmaxTargets(target, weight, negatives, (0, 6, M))
+    expected = None
+    for size in (1, 3 * 40, 7 * 40 + 1, M * 40, _MAX_BLOCK["cuda"]):
+        monkeypatch.setitem(_MAX_BLOCK, "cpu", size)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=in_bfloat16):
+            loss = softmax_loss(hidden, vectors, targets, TEMPERATURE)
+        found = (loss, *torch.autograd.grad(loss, (hidden, vectors)))
+        # In bfloat16 each block's product is rounded before it is added to the others'.
+        close = {"atol": 5e-2, "rtol": 2e-2} if in_bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
+        expected = expected or found
+        torch.testing.assert_close(found, expected, **close)
 
 
 @settings(max_examples=30, deadline=None)
