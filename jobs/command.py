@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.errors import ConfigError, FrostrankError
 from pipeline.settings import load_settings
 from pipeline.shortage import shortages_told
 
-__all__ = ["Arguments", "parser_of", "run_verb"]
+__all__ = ["Arguments", "parser_of", "printed", "run_verb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,17 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
         help="replace a setting; may be given more than once",
     )
     return parser
+
+
+def printed(lines: Iterable[str]) -> None:
+    """Print lines, for a reader such as head that may stop reading."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # It has seen enough; at its exit Python would write the rest once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_verb(

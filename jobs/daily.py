@@ -11,6 +11,8 @@ also runs the days before it that are not settled yet, after a machine was off, 
 or for the day before, 75 another driver is at work.
 """
 
+from datetime import date
+
 from jobs.chain.driver import (
     YESTERDAY,
     day_of,
@@ -19,8 +21,9 @@ from jobs.chain.driver import (
     run_days,
     unsettled_days,
 )
-from jobs.chain.preview import preview
-from jobs.command import parser_of
+from jobs.chain.preview import nothing_made, preview
+from jobs.command import parser_of, printed
+from pipeline.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -35,17 +38,27 @@ def main() -> None:
         "--dry-run", action="store_true", help="print what would run, and why, and stop"
     )
     parser.add_argument(
-        "--accept", action="store_true", help="publish the day whatever the gates of models say"
+        "--accept",
+        action="store_true",
+        help="publish one day, given by its date, whatever the gates of models say",
     )
     arguments = parser.parse_args()
 
-    def run() -> None:
+    def days() -> list[date]:
         last = day_of(arguments.day)
-        days = unsettled_days(arguments, last) if arguments.day == YESTERDAY else [last]
+        return unsettled_days(arguments, last) if arguments.day == YESTERDAY else [last]
+
+    def run() -> None:
+        if arguments.accept and arguments.day == YESTERDAY:
+            raise ConfigError(
+                '--accept: "yesterday" may be several days; accept one by its date, --day '
+                f"{day_of(YESTERDAY)}, say"
+            )
         if arguments.dry_run:
-            preview(arguments, days[0])
+            with nothing_made(arguments):
+                printed(preview(arguments, days()))
         else:
-            run_days(arguments, days, accept=arguments.accept)
+            run_days(arguments, days(), accept=arguments.accept)
 
     ended_by(run)
 

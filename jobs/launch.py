@@ -6,7 +6,8 @@ be watched; the stage's own output stays in the scheduler's logs, and what it fa
 
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,18 +16,29 @@ from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import SignalException
-from torchx.specs import AppState, AppStatus, make_app_handle
+from torchx.specs import (
+    AppState,
+    AppStatus,
+    BindMount,
+    DeviceMount,
+    VolumeMount,
+    make_app_handle,
+    parse_mounts,
+)
 
 from jobs import components
 from jobs.reasons import reason_of
 from jobs.stage_progress import progress_of, read_progress
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 
-__all__ = ["Submission", "find_job", "run_stage", "submit", "watch"]
+__all__ = ["Submission", "cancel", "find_job", "mounts_of", "run_stage", "submit", "watch"]
 
 _POLL_S = 0.5
 # Slurm's accounting hears of a job some time after its submission.
 _UNHEARD_OF_S = 60.0
+# A scheduler that does not answer may be about to: jobs go on meanwhile.
+_UNANSWERED_S = 600.0
+_AGAIN = "run the same command again when it answers"
 # Whose jobs only the process knows that submitted them.
 _FORGETFUL = ("local_cwd",)
 
@@ -51,6 +63,8 @@ class Submission:
     processes: int = 1
     resume: bool = False
     image: str = "frostrank"
+    mounts: Sequence[str] = ()
+    """what its containers see of outside, see `mounts_of`"""
     scheduler: str = "local_cwd"
     options: Mapping[str, Any] = field(default_factory=dict)
     """of the scheduler"""
@@ -76,6 +90,7 @@ def submit(runner: Runner, asked: Submission) -> str:
         app.name = f"{app.name}-{asked.name}"
     for role in app.roles:
         role.max_retries = asked.scheduler_retries
+        role.mounts = mounts_of(asked.mounts)
         role.resource.cpu = asked.cpus
         role.resource.gpu = asked.gpus
         role.resource.memMB = asked.memory_mb
@@ -89,10 +104,36 @@ def submit(runner: Runner, asked: Submission) -> str:
         for role in app.roles if asked.name else ():
             # There the roles' names are the jobs' names, and the app's is lost.
             role.name = f"{role.name}-{asked.name}"
-    try:
+    with _answering(f"{asked.scheduler} did not take {asked.title}"):
         return runner.run(app, asked.scheduler, options)
-    except subprocess.CalledProcessError as error:
-        raise StageError(f"{asked.scheduler} did not take {asked.title}: {error}") from None
+
+
+def mounts_of(texts: Sequence[str]) -> list[BindMount | VolumeMount | DeviceMount]:
+    """Mounts as torchx writes them, `type=bind,src=/data,dst=/data`.
+
+    Raises:
+        ConfigError: one is not written like that.
+    """
+    found: list[BindMount | VolumeMount | DeviceMount] = []
+    for text in texts:
+        try:
+            found += parse_mounts(text.split(","))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"daily.mounts: {text!r}: {error}; write type=bind,src=/data,dst=/data, say"
+            ) from None
+    return found
+
+
+@contextmanager
+def _answering(what: str) -> Generator[None]:
+    """Raise StageError in place of what a scheduler fails with: each has errors of its own."""
+    try:
+        yield
+    except SignalException:
+        raise
+    except Exception as error:
+        raise StageError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str | None:
@@ -104,7 +145,8 @@ def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str 
     if scheduler in _FORGETFUL:
         return None
     if scheduler != "slurm":
-        apps = runner.list(scheduler)
+        with _answering(f"{scheduler} does not say whether it has a job; {_AGAIN}"):
+            apps = runner.list(scheduler)
         return next((app.app_handle for app in apps if name in app.app_id), None)
     # torchx lists Slurm's jobs without their names. The queue knows new ones first, the accounting
     # also those that ended long ago; a day starts there in the cluster's time zone.
@@ -122,10 +164,11 @@ def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str 
 def _listed(*command: str) -> list[str]:
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
+    except (subprocess.CalledProcessError, OSError) as error:
+        said = getattr(error, "stderr", "") or str(error)
         raise StageError(
-            f"{command[0]}: {error.stderr.strip()}; Slurm must say whether it has a job before "
-            "that is submitted again: run the same command again when it answers"
+            f"{command[0]}: {said.strip()}; Slurm must say whether it has a job before that is "
+            f"submitted again: {_AGAIN}"
         ) from None
     return done.stdout.splitlines()
 
@@ -141,15 +184,16 @@ def watch(
     """Wait for a stage's end and show how it gets on; UNKNOWN if the scheduler does not know it.
 
     Raises:
-        StageError: it took longer than `timeout_s`, and was cancelled.
+        StageError: it took longer than `timeout_s`, and was cancelled; or its scheduler has not
+            answered for ten minutes.
         KeyboardInterrupt: `interrupted` was set, as signals reach the main thread alone.
     """
     interrupted = interrupted or Event()
     show = progress_of(asked.title)
     last, started_s = read_progress(asked.progress), time.monotonic()
-    heard_of_s = started_s
+    heard_of_s, asking = started_s, _Asking(runner, handle)
     while True:
-        status = _status(runner, handle)
+        status = asking.status()
         now = read_progress(asked.progress)
         if now is not None and now != last:
             show(now["step"], now["total_steps"], now["note"])
@@ -161,24 +205,61 @@ def watch(
             show.close()
             return status.state if status else AppState.UNKNOWN
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
-            runner.cancel(handle)
+            cancel(runner, handle)
             raise StageError(f"{asked.title} was cancelled: it took more than {timeout_s:.0f} s")
         if interrupted.wait(_POLL_S):
             raise KeyboardInterrupt
 
 
-def _status(runner: Runner, handle: str) -> AppStatus | None:
-    """What the scheduler says of a job; None if it does not know it."""
-    try:
-        return runner.status(handle)
-    except AssertionError as error:
-        # torchx 0.7 does not know Slurm's "CANCELLED by <uid>".
-        if "CANCELLED" in str(error):
-            return AppStatus(AppState.CANCELLED)
-        raise
-    except subprocess.CalledProcessError:
-        # Slurm's accounting does not answer; the job goes on all the same.
-        return AppStatus(AppState.RUNNING)
+class _Asking:
+    """How a job is, asked again and again."""
+
+    def __init__(self, runner: Runner, handle: str) -> None:
+        self._runner, self._handle = runner, handle
+        self._answered_s, self._is_told = time.monotonic(), False
+
+    def status(self) -> AppStatus | None:
+        """What the scheduler says of it; None if it does not know it.
+
+        Where the scheduler does not answer, the job goes on all the same, and so does this.
+
+        Raises:
+            StageError: it has not answered for long.
+        """
+        try:
+            with _answering(f"{self._handle}: its scheduler does not say how it is"):
+                status = self._answer()
+        except StageError as error:
+            if time.monotonic() - self._answered_s > _UNANSWERED_S:
+                raise
+            if not self._is_told:
+                print(f"{error}; asking on", flush=True)
+            self._is_told = True
+            return AppStatus(AppState.RUNNING)
+        self._answered_s, self._is_told = time.monotonic(), False
+        return status
+
+    def _answer(self) -> AppStatus | None:
+        try:
+            return self._runner.status(self._handle)
+        except AssertionError as error:
+            # torchx 0.7 does not know Slurm's "CANCELLED by <uid>".
+            if "CANCELLED" in str(error):
+                return AppStatus(AppState.CANCELLED)
+            raise
+        except subprocess.CalledProcessError:
+            # Slurm's accounting, which may be away for long.
+            return AppStatus(AppState.RUNNING)
+
+
+def cancel(runner: Runner, handle: str) -> None:
+    """Have the scheduler end a job.
+
+    Raises:
+        StageError: it does not answer, so the job may go on.
+    """
+    with _answering(f"{handle} could not be cancelled"):
+        runner.cancel(handle)
 
 
 def run_stage(runner: Runner, asked: Submission) -> float:
@@ -192,7 +273,7 @@ def run_stage(runner: Runner, asked: Submission) -> float:
     try:
         state = watch(runner, handle, asked)
     except (KeyboardInterrupt, SignalException):
-        runner.cancel(handle)
+        cancel(runner, handle)
         raise
     if state != AppState.SUCCEEDED:
         raise StageError(f"{asked.title} ended {state.name}: {reason_of(asked.log_folder)}")

@@ -8,11 +8,13 @@ from then on: the next day goes on from what serves.
 """
 
 import argparse
+from collections.abc import Iterator
 from datetime import timedelta
 
 from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
 from jobs.chain.published import Published, published_days, published_now, roll_back
-from jobs.command import parser_of
+from jobs.command import parser_of, printed
+from jobs.monitoring.push import publish_serving
 from pipeline.errors import ConfigError, PublicationError
 from pipeline.partitions import days_between
 
@@ -35,24 +37,26 @@ def _publish(arguments: argparse.Namespace) -> None:
     root = settings.data.root
     if arguments.to and not arguments.rollback:
         raise ConfigError("--to: only with --rollback")
+    lines: list[str] = []
     if arguments.rollback:
         ledger = ledger_of(settings)
         with ledger.lease("daily", settings.daily.lease_seconds) as lease:
             now, before = roll_back(root, arguments.to)
             for day in days_between(before.day + timedelta(days=1), now.day):
                 ledger.set_day(day, "rejected", f"rolled back to {before.day}", lease=lease)
-        print(f"went back from {now.day} to {before.day}")
+        publish_serving(settings.monitoring, before.day)
+        lines.append(f"went back from {now.day} to {before.day}")
     current = published_now(root)
     if current is None:
         raise PublicationError(f"{root / 'published'}: nothing was ever published")
-    _show(current)
-    print(f"can go back to: {', '.join(map(str, published_days(root)[:-1])) or 'nothing'}")
+    earlier = ", ".join(map(str, published_days(root)[:-1]))
+    printed([*lines, *_shown(current), f"can go back to: {earlier or 'nothing'}"])
 
 
-def _show(published: Published) -> None:
-    print(f"serving: {published.day}, published {published.at:%Y-%m-%d %H:%M} UTC")
+def _shown(published: Published) -> Iterator[str]:
+    yield f"serving: {published.day}, published {published.at:%Y-%m-%d %H:%M} UTC"
     for task, ranker in published.rankers.items():
-        print(f"  {task}: {ranker.checkpoint} on {ranker.export}")
+        yield f"  {task}: {ranker.checkpoint} on {ranker.export}"
 
 
 if __name__ == "__main__":

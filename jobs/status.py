@@ -7,15 +7,16 @@ Reads the ledger and what is published; changes nothing, and may be asked while 
 
 import argparse
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from typing import get_args
+from typing import Any, get_args
 
 from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
-from jobs.chain.published import Published, published_now
-from jobs.command import parser_of
+from jobs.chain.preview import nothing_made
+from jobs.chain.published import published_now
+from jobs.chain.standing import Standing
+from jobs.command import parser_of, printed
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import DayRecord, Record, Stage
 from jobs.settings import JobSettings
@@ -53,7 +54,12 @@ def main() -> None:
     parser.add_argument("--day", type=day_of, help="the last of them; default: the latest there is")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     arguments = parser.parse_args()
-    ended_by(lambda: _show(arguments))
+
+    def show() -> None:
+        with nothing_made(arguments):
+            _show(arguments)
+
+    ended_by(show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -61,25 +67,23 @@ def _show(arguments: argparse.Namespace) -> None:
     ledger, published = ledger_of(settings), published_now(settings.data.root)
     last = arguments.day or _latest(ledger, settings)
     first = last - timedelta(days=arguments.days - 1)
-    days, records = ledger.days(first, last), ledger.records(first, last)
+    standing = Standing(
+        published=published,
+        # Asked first: what a driver begins after this is seen as its own.
+        driver=ledger.holder("daily"),
+        days=ledger.days(first, last),
+        records=ledger.records(first, last),
+        now=datetime.now(UTC),
+    )
     if arguments.json:
-        text = json.dumps(_as_json(days, records, published), indent=2, default=str)
+        printed([json.dumps(_as_json(standing), indent=2, default=str)])
     else:
-        text = "\n".join(status_lines(days, records, published, datetime.now(UTC)))
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # A reader such as head has seen enough; at its exit Python would write the rest once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        printed(status_lines(standing))
 
 
-def status_lines(
-    days: Sequence[DayRecord],
-    records: Sequence[Record],
-    published: Published | None,
-    now: datetime,
-) -> Iterator[str]:
+def status_lines(standing: Standing) -> Iterator[str]:
     """What is printed."""
+    published, now = standing.published, standing.now
     if published is None:
         yield "serving: nothing yet"
     else:
@@ -88,43 +92,66 @@ def status_lines(
             f"serving: models of {published.day}, for {hours:.1f} h "
             f"({published.at:%Y-%m-%d %H:%M} UTC)"
         )
-    if not days:
+    yield f"driver: {_driver(standing)}"
+    if not standing.days:
         yield "no day has been run yet"
         return
-    latest = {record.key: record for record in records}
     yield ""
-    yield from _grid(days, list(latest.values()), now)
+    yield from _grid(standing)
     yield ""
-    for day in days[:-1]:
+    *earlier, last = standing.days
+    for day in earlier:
         if day.note and day.state in ("failed", "rejected", "waiting"):
-            yield f"{day.day}: {_state(day)}: {_first_line(day.note)}"
-    yield from _details(days[-1], [r for r in latest.values() if r.key.day == days[-1].day], now)
+            yield f"{day.day}: {_state(standing, day)}: {_first_line(day.note)}"
+    yield from _details(standing, last)
 
 
-def _grid(days: Sequence[DayRecord], records: Sequence[Record], now: datetime) -> Iterator[str]:
-    """A line a day: its state, and how each stage's latest attempt ended; #2: the second."""
-    rows = [["day", "state", *_ORDER]]
-    for day in days:
-        of_day = [record for record in records if record.key.day == day.day]
-        cells = [_cell([r for r in of_day if r.key.stage == stage], now) for stage in _ORDER]
-        rows.append([str(day.day), _state(day), *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _driver(standing: Standing) -> str:
+    driver = standing.driver
+    if driver is not None:
+        return f"process {driver.pid} on {driver.host}, since {_clock_time(driver.since)}"
+    is_left = any(standing.state_of(day) == "left" for day in standing.days)
+    is_left = is_left or any(map(standing.is_left, standing.records))
+    left = ", and what the last one was at is left: run the same command again" if is_left else ""
+    return f"none is at work{left}"
 
 
-def _state(day: DayRecord) -> str:
-    return day.state.upper() if day.state in ("failed", "rejected") else day.state
+def _grid(standing: Standing) -> Iterator[str]:
+    """A line a day: its state and rows, how each stage ended, what its candidates are like."""
+    tasks = sorted({task for day in standing.days for task in standing.aucs(day.day)})
+    named = [f"{'' if number else 'AUC '}{task}" for number, task in enumerate(tasks)]
+    rows = [["day", "state", "rows", *_ORDER, *named]]
+    for day in standing.days:
+        cells = [_cell(standing, standing.latest(day.day, stage)) for stage in _ORDER]
+        aucs = standing.aucs(day.day)
+        rows.append(
+            [
+                str(day.day),
+                _state(standing, day),
+                _short(standing.rows(day.day)),
+                *cells,
+                *("-" if aucs.get(task) is None else f"{aucs[task]:.3f}" for task in tasks),
+            ]
+        )
+    yield from _aligned(rows)
 
 
-def _cell(records: Sequence[Record], now: datetime) -> str:
+def _state(standing: Standing, day: DayRecord) -> str:
+    state = standing.state_of(day)
+    return state.upper() if state in ("failed", "rejected", "left") else state
+
+
+def _cell(standing: Standing, records: Sequence[Record]) -> str:
     """Of all tasks together: the worst state, the seconds of all, and which attempt that was."""
     if not records:
         return "-"
+    attempts = max(record.attempt for record in records)
+    number = f" #{attempts}" if attempts > 1 else ""
+    if any(map(standing.is_left, records)):
+        return f"LEFT{number}"
     order = ("failed", "rejected", "lost", "cancelled", "running", "submitted", "succeeded")
     worst = min((record.state for record in records), key=order.index)
-    attempts = max(record.attempt for record in records)
-    return f"{_MARKS[worst]} {_seconds(records, now)}{f' #{attempts}' if attempts > 1 else ''}"
+    return f"{_MARKS[worst]} {_seconds(records, standing.now)}{number}"
 
 
 def _seconds(records: Sequence[Record], now: datetime) -> str:
@@ -132,18 +159,44 @@ def _seconds(records: Sequence[Record], now: datetime) -> str:
     return f"{total:.0f}s" if total < 600 else f"{total / 60:.0f}m"
 
 
-def _details(day: DayRecord, records: Sequence[Record], now: datetime) -> Iterator[str]:
+def _short(rows: float | None) -> str:
+    if rows is None:
+        return "-"
+    return f"{rows:,.0f}" if rows < 1e6 else f"{rows / 1e6:,.1f}M"
+
+
+def _details(standing: Standing, day: DayRecord) -> Iterator[str]:
     """Every stage of a day, with what it measured or what it failed with."""
-    yield f"{day.day}: {_state(day)} since {day.at:%Y-%m-%d %H:%M} UTC"
+    yield f"{day.day}: {_state(standing, day)} since {_clock_time(day.at)}"
     if day.note:
         yield f"  {day.note}"
-    for record in sorted(records, key=lambda r: (_ORDER.index(r.key.stage), r.key.task)):
-        name = f"{record.key.stage}{f' ({record.key.task})' if record.key.task else ''}"
-        figures = [text.format(record.facts[n]) for n, text in _FIGURES.items() if _has(record, n)]
-        what = _first_line(record.error) or ", ".join(figures + _judged_on(record))
-        attempt = f"attempt {record.attempt}" if record.attempt > 1 else ""
-        seconds = _seconds([record], now)
-        yield f"  {name:<14} {_MARKS[record.state]:<9} {seconds:>6}  {attempt:<10} {what}".rstrip()
+    records = standing.latest(day.day)
+    in_order = sorted(records, key=lambda r: (_ORDER.index(r.key.stage), r.key.task))
+    for line in _aligned([_detail(standing, record) for record in in_order]):
+        yield f"  {line}"
+
+
+def _detail(standing: Standing, record: Record) -> list[str]:
+    name = f"{record.key.stage}{f' ({record.key.task})' if record.key.task else ''}"
+    attempt = [f"attempt {record.attempt}"] if record.attempt > 1 else []
+    if standing.is_left(record):
+        what = f"began {_clock_time(record.started)}; {record.driver} was its driver"
+        return [name, "LEFT", "", ", ".join([*attempt, what])]
+    figures = [text.format(record.facts[n]) for n, text in _FIGURES.items() if _has(record, n)]
+    what = [_first_line(record.error)] if record.error else figures + _judged_on(record)
+    seconds = _seconds([record], standing.now)
+    return [name, _MARKS[record.state], seconds, ", ".join(attempt + what)]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells as columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _clock_time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _first_line(text: str) -> str:
@@ -167,15 +220,28 @@ def _latest(ledger: Ledger, settings: JobSettings) -> date:
     return days[-1].day if days else first
 
 
-def _as_json(
-    days: Sequence[DayRecord], records: Sequence[Record], published: Published | None
-) -> dict[str, object]:
+def _as_json(standing: Standing) -> dict[str, object]:
+    """The same for programs."""
+    published, driver = standing.published, standing.driver
     return {
         "published": published.model_dump(mode="json") if published else None,
-        "days": [
-            {"day": day.day, "state": day.state, "note": day.note, "at": day.at} for day in days
+        "driver": asdict(driver) if driver else None,
+        "days": [_day_as_json(standing, day) for day in standing.days],
+        "stages": [
+            record.columns | {"facts": dict(record.facts), "left": standing.is_left(record)}
+            for record in standing.records
         ],
-        "stages": [record.columns | {"facts": dict(record.facts)} for record in records],
+    }
+
+
+def _day_as_json(standing: Standing, day: DayRecord) -> Mapping[str, Any]:
+    return {
+        "day": day.day,
+        "state": standing.state_of(day),
+        "note": day.note,
+        "at": day.at,
+        "rows": standing.rows(day.day),
+        "auc": standing.aucs(day.day),
     }
 
 

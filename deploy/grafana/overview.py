@@ -15,9 +15,9 @@ PASSED = {0: ("no", "red"), 1: ("yes", "green")}
 
 OVERVIEW = (
     Panel(
-        title="Newest published day",
-        text="Day D is due by 8:00 UTC of D + 1.",
-        queries=(Query("frostrank:published_day_timestamp_seconds:max7d * 1000", "day"),),
+        title="Day that serves",
+        text="Day D is due by 8:00 UTC of D + 1. A rollback sets it back.",
+        queries=(Query("frostrank:serving_day_timestamp_seconds:max * 1000", "day"),),
         unit="dateTimeAsIso",
         kind="stat",
         width=6,
@@ -25,7 +25,7 @@ OVERVIEW = (
     Panel(
         title="Time since that day began",
         text="Over 56 h it is late.",
-        queries=(Query("frostrank:published_day_age_seconds", "age"),),
+        queries=(Query("frostrank:serving_day_age_seconds", "age"),),
         unit="s",
         kind="stat",
         width=6,

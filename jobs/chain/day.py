@@ -32,12 +32,11 @@ from jobs.chain.served import is_apart, put_back, set_apart
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
+from jobs.chain.start import check_brought
 from jobs.chain.version import program_version
 from jobs.ledger.records import DayRecord, StageKey
 from jobs.monitoring.facts import StageFacts
-from pipeline.errors import RejectedError, WaitingError
-from pipeline.partitions import day_folder, find_manifest
-from pipeline.source_files import source_folder
+from pipeline.errors import LedgerError, RejectedError, WaitingError
 
 __all__ = ["Day"]
 
@@ -84,6 +83,11 @@ class Day:
             raise
         except StageFailedError as error:
             ledger.set_day(day, "failed", str(error), lease=lease)
+            raise
+        except (LedgerError, SignalException):
+            raise
+        except Exception as error:
+            ledger.set_day(day, "failed", f"{type(error).__name__}: {error}", lease=lease)
             raise
         note = "accepted by hand" if self.accept else self.settled.note if self.settled else ""
         ledger.set_day(day, "published", note, lease=lease)
@@ -134,11 +138,7 @@ class Day:
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""
-        source = source_folder(self.plan.settings.source.path, self.plan.day)
-        was_there = find_manifest(day_folder(self.plan.settings.data.root, "events", self.plan.day))
-        allowed = was_there or self.plan.settings.source.missing_days == "allow"
-        if not source.is_dir() and not allowed:
-            raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
+        check_brought(self.plan.settings, self.plan.day)
         job = self.plan.prepare()
         try:
             self.stages.run(job)
@@ -293,6 +293,7 @@ class Day:
             started=record.started,
             ended=datetime.now(UTC),
             attempts=record.attempt,
+            serving_day=plan.day,
         )
         self.stages.tell_as("publish", "", plan.export(), facts)
         print(f"{plan.day}: published {', '.join(rankers)}", flush=True)

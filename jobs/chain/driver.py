@@ -18,6 +18,7 @@ from torchx.schedulers.local_scheduler import SignalException
 from jobs.chain.day import Day
 from jobs.chain.inputs import REMOVED, source_digests
 from jobs.chain.published import published_days, published_now
+from jobs.chain.schedulers import check_scheduler
 from jobs.chain.stages import Stages
 from jobs.chain.start import SETTLED, check_daily, plan_of
 from jobs.ledger.ledger import Ledger, open_ledger
@@ -160,6 +161,7 @@ def run_days(
             rejected it, which does not keep the next day from running.
     """
     settings = settings_of(arguments)
+    check_scheduler(settings.daily)
     rejected: RejectedError | None = None
     with shortages_told(settings.data.root), _driving(arguments, settings) as stages:
         for number, day in enumerate(days):

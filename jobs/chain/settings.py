@@ -90,6 +90,9 @@ class DailySettings(Settings):
     scheduler_options: dict[str, str | int | float | bool] = Field(default={})
     # Container image, for schedulers that run one.
     image: str = "frostrank"
+    # What containers see of outside, as torchx writes it: "type=bind,src=/data,dst=/data" of a
+    # machine, "type=volume,src=NAME,dst=/data" of a claim (Kubernetes) or file system (AWS).
+    mounts: tuple[str, ...] = ()
     # A file, sqlite:////path or postgresql://user:password@host/db; empty: under data.root.
     ledger: str = ""
     # A driver that is killed on another machine keeps the others out for so long.

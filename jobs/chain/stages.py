@@ -24,7 +24,7 @@ from jobs.chain.stage_facts import facts_of, measured
 from jobs.chain.stage_job import Job
 from jobs.chain.version import program_version
 from jobs.claims import admit
-from jobs.launch import Submission, find_job, submit, watch
+from jobs.launch import Submission, cancel, find_job, submit, watch
 from jobs.ledger.leases import Lease
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import EndState, Record, Stage
@@ -101,21 +101,20 @@ class Stages:
         adopted = self.ledger.adopt(record, self.lease)
         print(f"{record.key}: left by a driver that is gone; waiting for its end", flush=True)
         state = AppState.UNKNOWN
-        if handle := self._handle_of(adopted, settings):
+        try:
+            handle = self._handle_of(adopted, settings)
+        except StageError:
+            # It may be at work, so it stays as it is; but somebody has to look.
+            self._tell_failed(adopted, settings)
+            raise
+        if handle:
             state = self._watch_left(adopted, handle, settings)
         if job is not None and state == AppState.SUCCEEDED:
             self._finished(job, adopted, "succeeded", "")
             return
         # If it did come to its end all the same, doing it again finds that out.
         self.ledger.finish(adopted, "lost", error=f"its driver is gone; {state.name} since")
-        facts = StageFacts(
-            state="failed",
-            data_day=record.key.day,
-            started=record.started,
-            ended=datetime.now(UTC),
-            attempts=record.attempt,
-        )
-        publish_metrics(settings.monitoring, record.key.stage, record.key.task, facts)
+        self._tell_failed(adopted, settings)
 
     def _watch_left(self, record: Record, handle: str, settings: JobSettings) -> AppState:
         """How it ends; it has what is left of its stage's time, however often drivers changed."""
@@ -188,8 +187,20 @@ class Stages:
             code=program_version(),
             lease=self.lease,
         )
-        self.tell(job, facts_of(job, record, "running"))
         asked = self._submission(job, record, resume=resume and job.stage in _RESUMABLE)
+        try:
+            return self._watched(job, record, asked)
+        except (KeyboardInterrupt, SignalException, LedgerError):
+            raise
+        except Exception as error:
+            # Nobody watches over it from here on, and the alert is to know.
+            self.ledger.finish(record, "failed", error=f"{type(error).__name__}: {error}")
+            self._tell_failed(record, job.settings)
+            raise
+
+    def _watched(self, job: Job, record: Record, asked: Submission) -> tuple[Record, str]:
+        """An attempt that has begun, from its submission to its end."""
+        self.tell(job, facts_of(job, record, "running"))
         handle, reason = "", ""
         try:
             # In this order: what begins later than this finds that it is not awaited any more.
@@ -208,12 +219,23 @@ class Stages:
             state, reason = "failed", str(error)
         except (KeyboardInterrupt, SignalException):
             if left := handle or self._handle_of(record, job.settings):
-                self.runner.cancel(left)
+                cancel(self.runner, left)
             self.ledger.finish(record, "cancelled", error="the driver was interrupted")
             raise
         if state != "succeeded":
             reason = reason or reason_of(asked.log_folder)
         return self._finished(job, record, state, reason), reason
+
+    def _tell_failed(self, record: Record, settings: JobSettings) -> None:
+        """Tell Prometheus of an attempt of which nothing else is known."""
+        facts = StageFacts(
+            state="failed",
+            data_day=record.key.day,
+            started=record.started,
+            ended=datetime.now(UTC),
+            attempts=record.attempt,
+        )
+        publish_metrics(settings.monitoring, record.key.stage, record.key.task, facts)
 
     def _finished(self, job: Job, record: Record, state: EndState, reason: str) -> Record:
         if reason.startswith(UNFIT):
@@ -247,6 +269,7 @@ class Stages:
             processes=asked.processes,
             resume=resume,
             image=daily.image,
+            mounts=daily.mounts,
             scheduler=daily.scheduler,
             options=daily.scheduler_options,
             cpus=asked.cpus,

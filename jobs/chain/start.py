@@ -11,8 +11,10 @@ from jobs.chain.published import published_days, published_on
 from jobs.chain.stages import Stages
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError, WaitingError
+from pipeline.partitions import day_folder, find_manifest
+from pipeline.source_files import source_folder
 
-__all__ = ["SETTLED", "check_daily", "plan_of"]
+__all__ = ["SETTLED", "check_brought", "check_daily", "plan_of"]
 
 SETTLED = ("published", "rejected")
 """States of a day that the next one may follow"""
@@ -35,6 +37,15 @@ def check_daily(settings: JobSettings) -> None:
         raise ConfigError(f"daily.tasks: {', '.join(unknown)}: none of [tasks]")
     if settings.data.examples or settings.source.kind != "events":
         raise ConfigError("data.examples, source.kind: the daily chain starts from local events")
+
+
+def check_brought(settings: JobSettings, day: date) -> None:
+    """Raise WaitingError where a day's data is not there yet."""
+    source = source_folder(settings.source.path, day)
+    was_there = find_manifest(day_folder(settings.data.root, "events", day))
+    allowed = was_there or settings.source.missing_days == "allow"
+    if not source.is_dir() and not allowed:
+        raise WaitingError(f"{source}: no such day yet; bring it, then run the day again")
 
 
 def plan_of(stages: Stages, settings: JobSettings, given: Sequence[str], day: date) -> DayPlan:

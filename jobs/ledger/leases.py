@@ -25,7 +25,18 @@ from jobs.ledger.database import Database, Row, Transaction
 from jobs.ledger.records import moment_text
 from pipeline.errors import FrostrankError, LeaseHeldError, LeaseLostError
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "LeaseHolder", "holder_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHolder:
+    """Who holds a lease, for whoever asks who is at work."""
+
+    host: str
+    pid: int
+    epoch: int
+    """of its lease: that of the attempts that it watches over"""
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +146,7 @@ class Lease:
 
     def _check_free(self, transaction: Transaction) -> None:
         row = _row(transaction, self.name)
-        if row is None or not row["token"] or row["expires"] <= moment_text(transaction.now):
-            return
-        if _Holder(row["host"], row["machine"], row["pid"], row["born"]).is_gone:
+        if row is None or not _is_held(transaction, row):
             return
         raise LeaseHeldError(
             f"{self._database.name}: {self.name} is held{_by(row)} until "
@@ -174,6 +183,21 @@ class Lease:
                 self.name,
                 self._token,
             )
+
+
+def holder_of(transaction: Transaction, name: str) -> LeaseHolder | None:
+    """Who holds it; None if nobody does, or it has run out, or its holder is gone."""
+    row = _row(transaction, name)
+    if row is None or not _is_held(transaction, row):
+        return None
+    since = datetime.fromisoformat(row["since"])
+    return LeaseHolder(host=row["host"], pid=row["pid"], epoch=row["epoch"], since=since)
+
+
+def _is_held(transaction: Transaction, row: Row) -> bool:
+    if not row["token"] or row["expires"] <= moment_text(transaction.now):
+        return False
+    return not _Holder(row["host"], row["machine"], row["pid"], row["born"]).is_gone
 
 
 def _row(transaction: Transaction, name: str) -> Row | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.ledger.database import Clock, Database, SqliteDatabase, Transaction, create_tables
-from jobs.ledger.leases import Lease
+from jobs.ledger.leases import Lease, LeaseHolder, holder_of
 from jobs.ledger.postgres import PostgresDatabase
 from jobs.ledger.records import (
     LIVE,
@@ -90,6 +90,11 @@ class Ledger:
     def lease(self, name: str, seconds: float = 60) -> Lease:
         """For `with`: have `name` ("day=2024-01-05", say) to oneself; see `jobs.ledger.leases`."""
         return Lease(self._database, name, seconds)
+
+    def holder(self, name: str) -> LeaseHolder | None:
+        """Who holds the lease of `name`; None if nobody does."""
+        with self._database.look() as transaction:
+            return holder_of(transaction, name)
 
     def begin(
         self,

@@ -25,7 +25,14 @@ from pipeline.data_report import (
     report_path,
 )
 
-__all__ = ["StageFacts", "with_data", "with_export", "with_result", "with_training"]
+__all__ = [
+    "StageFacts",
+    "serving_sample",
+    "with_data",
+    "with_export",
+    "with_result",
+    "with_training",
+]
 
 _BYTES = {"fp32": 4, "fp16": 2}
 # Days on which a task's labels are looked for: more than any window takes to close.
@@ -80,6 +87,8 @@ class StageFacts:
     export_tables: float | None = None
     export_bytes: float | None = None
 
+    serving_day: date | None = None
+    """whose models serve, since they were published"""
     gates: Mapping[str, bool] = field(default_factory=dict)
     """which of `jobs.monitoring.metrics.GATES` the candidate passed"""
 
@@ -94,7 +103,7 @@ class StageFacts:
             yield Sample(STAGE_METRICS["label_ratio"], (stage, name), ratio)
 
     def _values(self) -> dict[str, float]:
-        day_s = datetime(*self.data_day.timetuple()[:3], tzinfo=UTC).timestamp()
+        day_s = _start_s(self.data_day)
         values = {
             "run_state": float(RUN_STATES[self.state]),
             "run_attempts": float(self.attempts),
@@ -107,9 +116,20 @@ class StageFacts:
             if self.state == "succeeded":
                 values["last_success_timestamp_seconds"] = self.ended.timestamp()
                 values["data_day_timestamp_seconds"] = day_s
+        if self.serving_day is not None:
+            values["serving_day_timestamp_seconds"] = _start_s(self.serving_day)
         values |= {f"gate_{name}_passed": float(passed) for name, passed in self.gates.items()}
         measured = {f.name: getattr(self, f.name) for f in fields(self) if f.name in STAGE_METRICS}
         return values | {name: float(n) for name, n in measured.items() if n is not None}
+
+
+def serving_sample(day: date) -> Sample:
+    """Whose models serve, where nothing else is to be told: after a rollback."""
+    return Sample(STAGE_METRICS["serving_day_timestamp_seconds"], ("publish", ""), _start_s(day))
+
+
+def _start_s(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
 def with_data(facts: StageFacts, root: Path) -> StageFacts:

@@ -146,6 +146,7 @@ STAGE_METRICS: Mapping[str, Metric] = _named(
         "run_day_timestamp_seconds": "Start of the day that the newest run is about.",
         "last_success_timestamp_seconds": "When a run last succeeded.",
         "data_day_timestamp_seconds": "Start of the day of the newest run that succeeded.",
+        "serving_day_timestamp_seconds": "Start of the day whose models serve; a rollback sets it.",
         "event_rows": "Events of the day, without those set aside.",
         "set_aside_rows": "Events of the day that were set aside.",
         "request_rows": "Requests of the day.",

@@ -11,6 +11,7 @@ for longer than a few seconds: metrics are about the job, not part of it.
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import date
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,11 +19,11 @@ from urllib.error import HTTPError
 from prometheus_client import pushadd_to_gateway, write_to_textfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs.monitoring.facts import StageFacts
+from jobs.monitoring.facts import StageFacts, serving_sample
 from jobs.monitoring.metrics import METRICS, Sample, Shown, registry_of
 from jobs.monitoring.settings import MonitoringSettings
 
-__all__ = ["JOB", "publish_metrics", "textfile_path"]
+__all__ = ["JOB", "publish_metrics", "publish_serving", "textfile_path"]
 
 JOB = "frostrank"
 """The Pushgateway's label `job`"""
@@ -36,8 +37,17 @@ _Groups = Mapping[str, list[Sample]]
 
 def publish_metrics(settings: MonitoringSettings, stage: str, task: str, facts: StageFacts) -> None:
     """Tell Prometheus of a stage; what cannot be told is one line on the screen."""
+    _tell(settings, stage, facts.samples(stage, task))
+
+
+def publish_serving(settings: MonitoringSettings, day: date) -> None:
+    """Tell Prometheus whose models serve, after a rollback."""
+    _tell(settings, "publish", [serving_sample(day)])
+
+
+def _tell(settings: MonitoringSettings, stage: str, samples: Iterable[Sample]) -> None:
     groups: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in facts.samples(stage, task):
+    for sample in samples:
         groups[sample.labels[1]].append(sample)
     if settings.pushgateway is not None:
         _warn(_push(settings.pushgateway, stage, groups), settings.pushgateway)

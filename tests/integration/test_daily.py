@@ -53,7 +53,7 @@ def test_what_is_done_is_not_done_again(market):
     assert (code, f"{YESTERDAY}: published already" in output) == (PUBLISHED, True)
     code, output = market.daily(YESTERDAY, "--dry-run")
     assert code == PUBLISHED
-    assert output.count(": done") == len(STAGES) - 1
+    assert output.count(": done") == len(STAGES)
     assert (market.published(), market.attempts(YESTERDAY)) == before
 
 
@@ -64,6 +64,7 @@ def test_a_dry_run_says_what_would_run(market):
     assert f"on from {YESTERDAY}" in output
     assert "prepare: would run: never tried" in output
     assert "gate (ctr): would run after prepare" in output
+    assert "publish: would run last, if every gate is passed" in output
     assert not market.attempts(TODAY)
 
 

@@ -199,6 +199,63 @@ def test_what_an_earlier_attempt_said_is_not_why_this_one_failed(chain, ledger):
     assert [folder.name for folder in scheduler.folders] == ["attempt-1", "attempt-2"]
 
 
+class Absent(Scheduler):
+    """One that is not there."""
+
+    def run(self, app, scheduler, options):
+        raise RuntimeError("You must specify a region.")
+
+    def list(self, scheduler):
+        raise RuntimeError("You must specify a region.")
+
+
+def aws(tmp_path, chain, ledger, lease):
+    """The day's prepare on a scheduler that is not there."""
+    textfile = f"monitoring.textfile={tmp_path / 'metrics'}"
+    given = ("daily.scheduler=aws_batch", "monitoring={}", textfile)
+    settings = chain.settings(*given)
+    plan = DayPlan(config=chain.config, given=given, settings=settings, day=FIRST, before=None)
+    stages = Stages(runner=Absent(), ledger=ledger, lease=lease, config=chain.config)
+    return stages, plan
+
+
+def test_an_attempt_that_its_scheduler_does_not_take_has_failed(tmp_path, chain, ledger):
+    with ledger.lease("daily") as lease:
+        stages, plan = aws(tmp_path, chain, ledger, lease)
+        with pytest.raises(StageFailedError, match="RuntimeError: You must specify a region"):
+            stages.run(plan.prepare())
+    assert [r.state for r in ledger.records(FIRST, FIRST)] == ["failed", "failed"]
+    assert told(tmp_path / "metrics", "prepare", "")["run_state"] == RUN_STATES["failed"]
+
+
+def test_what_was_left_stays_as_it_is_while_its_scheduler_is_away(tmp_path, chain, ledger):
+    chain.source(FIRST)
+    ledger.begin(StageKey(FIRST, "prepare"), inputs={}, **MADE_OF)
+    with ledger.lease("daily") as lease:
+        stages, plan = aws(tmp_path, chain, ledger, lease)
+        with pytest.raises(StageError, match="does not say whether it has a job"):
+            Day(plan=plan, stages=stages).run()
+    assert ledger.latest(StageKey(FIRST, "prepare")).is_live
+    assert told(tmp_path / "metrics", "prepare", "")["run_state"] == RUN_STATES["failed"]
+
+
+def test_an_attempt_has_failed_whatever_went_wrong(tmp_path, chain, ledger, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of our own")
+
+    monkeypatch.setattr("jobs.chain.stages.admit", fail)
+    chain.source(FIRST)
+    with ledger.lease("daily") as lease:
+        stages, plan = aws(tmp_path, chain, ledger, lease)
+        with pytest.raises(ZeroDivisionError):
+            Day(plan=plan, stages=stages).run()
+    record = ledger.latest(StageKey(FIRST, "prepare"))
+    assert (record.state, record.error) == ("failed", "ZeroDivisionError: of our own")
+    assert told(tmp_path / "metrics", "prepare", "")["run_state"] == RUN_STATES["failed"]
+    day = ledger.day(FIRST)
+    assert (day.state, day.note) == ("failed", "ZeroDivisionError: of our own")
+
+
 def day_of(chain, ledger, *tasks):
     """So many tasks two at a time."""
     settings = chain.settings("daily.parallel_tasks=2")

@@ -13,7 +13,9 @@ from jobs import publish as publish_verb
 from jobs import status
 from jobs.chain.driver import ledger_of
 from jobs.chain.published import publish, published_now
+from jobs.chain.standing import Standing
 from jobs.ledger.records import StageKey
+from jobs.monitoring.push import textfile_path
 from jobs.status import status_lines
 from tests.jobs.daily_root import FIRST, DailyRoot
 
@@ -38,31 +40,45 @@ def ledger(chain):
     return ledger_of(chain.settings())
 
 
-def record(ledger, day, stage, state="succeeded", *, task="", error="", **facts):
-    begun = ledger.begin(StageKey(day, stage, task), **FROM)
+def record(ledger, day, stage, state="succeeded", *, task="", error="", lease=None, **facts):
+    begun = ledger.begin(StageKey(day, stage, task), lease=lease, **FROM)
     return ledger.finish(begun, state, error=error, facts=facts) if state else begun
 
 
 @pytest.fixture
-def two_days(chain, ledger):
-    """The first published, the second stuck."""
+def driver(ledger):
+    """The lease of one that is at work: this process."""
+    with ledger.lease("daily") as lease:
+        yield lease
+
+
+@pytest.fixture
+def two_days(chain, ledger, driver):
+    """The first published, the second at work."""
     record(ledger, FIRST, "prepare", event_rows=12_345, set_aside_rows=6)
     record(ledger, FIRST, "rank", "failed", task="ctr", error="ShortageError: full\nat line 3")
     record(ledger, FIRST, "rank", task="ctr", run_samples=99)
     record(ledger, FIRST, "gate", task="ctr", auc=0.75, published_auc=None)
+    record(ledger, FIRST, "gate", task="cart", auc=0.5)
     ledger.set_day(FIRST, "published")
-    record(ledger, NEXT, "prepare")
+    record(ledger, NEXT, "prepare", event_rows=12_345_678)
     record(ledger, NEXT, "test", task="ctr", auc=0.5)
     record(ledger, NEXT, "test", "lost", task="cart", error="its driver is gone")
-    record(ledger, NEXT, "pretrain", None)
+    record(ledger, NEXT, "pretrain", None, lease=driver)
     ledger.set_day(NEXT, "running")
     publish(chain.root, FIRST, {})
     return ledger
 
 
-def lines_of(chain, ledger, now):
-    days, records = ledger.days(FIRST, NEXT), ledger.records(FIRST, NEXT)
-    return list(status_lines(days, records, published_now(chain.root), now))
+def lines_of(chain, ledger, now, first=FIRST, last=NEXT):
+    standing = Standing(
+        published=published_now(chain.root),
+        driver=ledger.holder("daily"),
+        days=ledger.days(first, last),
+        records=ledger.records(first, last),
+        now=now,
+    )
+    return list(status_lines(standing))
 
 
 def cells(line):
@@ -73,17 +89,55 @@ def test_a_line_a_day_and_the_stages_of_the_last(chain, two_days):
     now = datetime.now(UTC) + timedelta(hours=30)
     found = lines_of(chain, two_days, now)
     assert found[0].startswith(f"serving: models of {FIRST}, for 30.0 h")
-    header, first, second = (list(map(str.strip, cells(line))) for line in found[2:5])
-    assert header == ["day", "state", *status._ORDER]
-    assert first[:4] == [str(FIRST), "published", "ok 0s", "-"]
-    assert first[6:8] == ["ok 0s #2", "ok 0s"]
+    assert found[1].startswith(f"driver: process {os.getpid()} on {os.uname().nodename}, since 20")
+    header, first, second = (list(map(str.strip, cells(line))) for line in found[3:6])
+    assert header == ["day", "state", "rows", *status._ORDER, "AUC cart", "ctr"]
+    assert first[:5] == [str(FIRST), "published", "12,345", "ok 0s", "-"]
+    assert first[7:] == ["ok 0s #2", "ok 0s", "-", "0.500", "0.750"]
     # Of two tasks the worse; the seconds of what is still running count, too.
-    assert second[:5] == [str(NEXT), "running", "ok 0s", "lost 0s", "running 1800m"]
-    details = found[6:]
+    assert second[:6] == [str(NEXT), "running", "12.3M", "ok 0s", "lost 0s", "running 1800m"]
+    assert second[-2:] == ["-", "-"]
+    details = found[7:]
     assert details[0].startswith(f"{NEXT}: running since ")
     assert [line.split()[0] for line in details[1:]] == ["prepare", "test", "test", "pretrain"]
     assert details[2].endswith("its driver is gone")
     assert details[3].endswith("AUC 0.5000")
+
+
+def test_what_a_driver_that_is_gone_was_at_is_left(chain, ledger):
+    with ledger.lease("daily") as gone:
+        record(ledger, FIRST, "prepare")
+        record(ledger, FIRST, "pretrain", None, lease=gone)
+        ledger.set_day(FIRST, "running")
+    now = datetime.now(UTC)
+    found = lines_of(chain, ledger, now)
+    assert found[1].startswith("driver: none is at work, and what the last one was at is left: run")
+    assert list(map(str.strip, cells(found[4])))[:6] == [
+        *(str(FIRST), "LEFT", "-", "ok 0s", "-"),
+        "LEFT",
+    ]
+    assert found[-3].startswith(f"{FIRST}: LEFT since ")
+    assert "LEFT" in found[-1]
+    assert found[-1].endswith(f"UTC; process {os.getpid()} on {os.uname().nodename} was its driver")
+    # The next driver has begun, but not come to it yet.
+    with ledger.lease("daily"):
+        found = lines_of(chain, ledger, now)
+    assert found[1].startswith("driver: process")
+    assert "LEFT" in found[4]
+
+
+def test_a_table_of_three_tasks_fits_a_terminal(chain, ledger):
+    for task in ("cart", "ctr", "cvr"):
+        for stage in ("test", "rank"):
+            record(ledger, FIRST, stage, task=task)
+        figures = {"auc": 0.5, "published_auc": 0.5, "new_item_auc": 0.5, "calibration_ratio": 1}
+        inputs = {f"held_out {day}": "d" for day in (FIRST, NEXT)}
+        begun = ledger.begin(StageKey(FIRST, "gate", task), **(FROM | {"inputs": inputs}))
+        ledger.finish(begun, "succeeded", facts=figures)
+    for stage in ("prepare", "pretrain", "export", "publish"):
+        record(ledger, FIRST, stage, event_rows=9e8)
+    ledger.set_day(FIRST, "published")
+    assert max(map(len, lines_of(chain, ledger, datetime.now(UTC)))) <= 120
 
 
 def test_what_failed_is_told_in_its_first_line(chain, ledger):
@@ -92,9 +146,9 @@ def test_what_failed_is_told_in_its_first_line(chain, ledger):
     ledger.set_day(FIRST, "failed", "the note")
     found = lines_of(chain, ledger, datetime.now(UTC))
     assert found[0] == "serving: nothing yet"
-    assert "FAILED" in found[3]
+    assert "FAILED" in found[4]
     assert found[-2] == "  the note"
-    assert found[-1].endswith("attempt 2  CorruptFileError: part-0: cut off")
+    assert found[-1].endswith("attempt 2, CorruptFileError: part-0: cut off")
 
 
 def test_why_an_earlier_day_does_not_serve(chain, ledger):
@@ -103,25 +157,23 @@ def test_why_an_earlier_day_does_not_serve(chain, ledger):
     record(ledger, NEXT, "prepare")
     ledger.set_day(NEXT, "published", "accepted by hand")
     found = lines_of(chain, ledger, datetime.now(UTC))
-    assert found[5:7] == ["", f"{FIRST}: REJECTED: gates (ctr) not passed: progressive: 0.48"]
-    assert found[7].startswith(f"{NEXT}: published since ")
+    assert found[6:8] == ["", f"{FIRST}: REJECTED: gates (ctr) not passed: progressive: 0.48"]
+    assert found[8].startswith(f"{NEXT}: published since ")
 
 
 def test_a_day_that_waits_is_no_failure(chain, ledger):
     ledger.set_day(FIRST, "waiting", "no such day yet; bring it")
     ledger.set_day(NEXT, "running")
     found = lines_of(chain, ledger, datetime.now(UTC))
-    assert found[3].split()[:2] == [str(FIRST), "waiting"]
+    assert found[4].split()[:2] == [str(FIRST), "waiting"]
     assert f"{FIRST}: waiting: no such day yet; bring it" in found
 
 
 def test_the_figures_that_tell_most(chain, two_days):
     two_days.set_day(NEXT, "rejected", "gates not passed")
-    days = two_days.days(FIRST, FIRST)
-    records = two_days.records(FIRST, FIRST)
-    found = list(status_lines(days, records, None, datetime.now(UTC)))
-    assert found[-3].endswith("12,345 events, 6 set aside")
-    assert found[-2].endswith("attempt 2  99 samples")
+    found = lines_of(chain, two_days, datetime.now(UTC), FIRST, FIRST)
+    assert found[-4].endswith("12,345 events, 6 set aside")
+    assert found[-3].endswith("attempt 2, 99 samples")
     assert found[-1].endswith("AUC 0.7500")
 
 
@@ -148,11 +200,16 @@ def test_on_the_command_line(chain, two_days, monkeypatch, capsys):
     assert str(NEXT) not in out
 
 
-def test_whoever_reads_may_stop_reading(chain, two_days):
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("status", ()), ("publish", ()), ("daily", ("--day", str(FIRST), "--dry-run"))],
+)
+def test_whoever_reads_may_stop_reading(chain, two_days, verb, arguments):
+    chain.source(FIRST)
     read, written = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.status", "--config", str(chain.config)],
+        [sys.executable, "-m", f"jobs.{verb}", "--config", str(chain.config), *arguments],
         stdout=written,
         stderr=subprocess.PIPE,
         check=False,
@@ -175,14 +232,20 @@ def test_as_json(chain, two_days, monkeypatch, capsys):
         ("rank", 2, "succeeded"),
     ]
     assert found["stages"][0]["facts"] == {"event_rows": 12_345, "set_aside_rows": 6}
+    assert [(day["rows"], day["auc"]) for day in found["days"]] == [
+        (12_345, {"ctr": 0.75, "cart": 0.5}),
+        (12_345_678, {}),
+    ]
+    assert found["driver"]["pid"] == os.getpid()
+    assert not any(stage["left"] for stage in found["stages"])
 
 
 def test_before_anything_ran(chain, monkeypatch, capsys):
-    assert (
-        run(monkeypatch, capsys, status, chain) == "serving: nothing yet\nno day has been run yet\n"
-    )
+    found = run(monkeypatch, capsys, status, chain).splitlines()
+    assert found == ["serving: nothing yet", "driver: none is at work", "no day has been run yet"]
     assert json.loads(run(monkeypatch, capsys, status, chain, "--json")) == {
         "published": None,
+        "driver": None,
         "days": [],
         "stages": [],
     }
@@ -205,11 +268,18 @@ def test_going_back_counts_the_days_after_as_rejected(chain, ledger, monkeypatch
         chain.pretraining(day)
         publish(chain.root, day, {"ctr": chain.ranker(day)})
         ledger.set_day(day, "published")
+    (chain.root.parent / "metrics").mkdir()
     out = run(monkeypatch, capsys, publish_verb, chain, "--rollback", "--to", str(FIRST))
     assert f"went back from {NEXT} to {FIRST}" in out
     assert "can go back to: nothing" in out
     assert [day.state for day in ledger.days(FIRST, NEXT)] == ["published", "rejected"]
     assert ledger.day(NEXT).note == f"rolled back to {FIRST}"
+    # Prometheus hears whose models serve, and that no publication was made for it.
+    told = textfile_path(chain.root.parent / "metrics", "publish", "").read_text().splitlines()
+    day_s = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC).timestamp()
+    name = 'frostrank_serving_day_timestamp_seconds{stage="publish",task=""}'
+    ((what, value),) = (line.split() for line in told if not line.startswith("#"))
+    assert (what, float(value)) == (name, day_s)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import subprocess
 from datetime import UTC, date, datetime
 
 import pytest
+from torchx.runner import get_runner
 from torchx.schedulers.api import ListAppResponse
-from torchx.specs import AppState
+from torchx.specs import AppState, AppStatus
 
-from jobs.launch import Submission, find_job, submit
+from jobs import launch
+from jobs.launch import Submission, cancel, find_job, submit
 from jobs.ledger.ledger import open_ledger
 from jobs.ledger.records import StageKey
 from pipeline.errors import StageError
@@ -39,7 +41,7 @@ class Scheduler:
         return "handle"
 
 
-def submitted(tmp_path, scheduler):
+def submitted(tmp_path, scheduler, **more):
     """What an attempt called abc is submitted as."""
     runner = Scheduler()
     asked = Submission(
@@ -49,6 +51,7 @@ def submitted(tmp_path, scheduler):
         title="export",
         log_folder=tmp_path / "logs",
         scheduler=scheduler,
+        **more,
     )
     submit(runner, asked)
     (app,) = runner.submitted
@@ -87,6 +90,23 @@ def test_by_the_apps_name(tmp_path):
     assert find_job(runner, "kubernetes", "abd", SINCE) is None
 
 
+def test_containers_see_what_is_mounted(tmp_path):
+    mounts = ("type=bind,src=/data,dst=/in,readonly", "type=volume,src=fs-1,dst=/root")
+    app = submitted(tmp_path, "aws_batch", mounts=mounts, processes=2)
+    with get_runner() as runner:
+        request = runner.dryrun(app, "aws_batch", {"queue": "q"}).request
+    for node in request.job_def["nodeProperties"]["nodeRangeProperties"]:
+        container = node["container"]
+        # The first is torchx's own shared memory or none, ours are the last two.
+        assert [(m["containerPath"], m["readOnly"]) for m in container["mountPoints"]] == [
+            ("/in", True),
+            ("/root", False),
+        ]
+        bind, volume = container["volumes"]
+        assert bind["host"] == {"sourcePath": "/data"}
+        assert volume["efsVolumeConfiguration"] == {"fileSystemId": "fs-1"}
+
+
 def test_on_slurm_by_the_jobs_name(tmp_path, slurm):
     (role,) = submitted(tmp_path, "slurm").roles
     assert role.name == "export-abc"
@@ -112,6 +132,61 @@ def test_a_scheduler_that_refuses_a_stage_fails_that_attempt(tmp_path, monkeypat
     monkeypatch.setattr(Scheduler, "run", refuse)
     with pytest.raises(StageError, match=r"^slurm did not take export: .*sbatch"):
         submitted(tmp_path, "slurm")
+
+
+def test_whatever_a_scheduler_fails_with_is_told_as_an_error_of_the_stage(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("Undefined scheduler backend")
+
+    for name in ("run", "list", "cancel"):
+        monkeypatch.setattr(Scheduler, name, fail, raising=False)
+    with pytest.raises(StageError, match=r"^aws_batch did not take export: KeyError: .*backend"):
+        submitted(tmp_path, "aws_batch")
+    with pytest.raises(StageError, match=r"^aws_batch does not say .* again when it answers"):
+        find_job(Scheduler(), "aws_batch", "abc", SINCE)
+    with pytest.raises(StageError, match=r"^aws_batch://torchx/7 could not be cancelled: KeyError"):
+        cancel(Scheduler(), "aws_batch://torchx/7")
+
+
+def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StageError, match=r"^squeue: .*No such file"):
+        find_job(Scheduler(), "slurm", "abc", SINCE)
+
+
+class Silent(Scheduler):
+    """A scheduler that answers only sometimes."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def status(self, handle):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return AppStatus(answer)
+
+
+def watched(tmp_path, monkeypatch, *answers):
+    monkeypatch.setattr(launch, "_POLL_S", 0.01)
+    config = tmp_path / "config.toml"
+    asked = Submission(verb="export", config=config, title="export", log_folder=tmp_path)
+    return launch.watch(Silent(*answers), "kubernetes://torchx/7", asked)
+
+
+def test_a_scheduler_that_does_not_answer_for_a_while_ends_nothing(tmp_path, monkeypatch, capsys):
+    away = OSError("connection refused")
+    answers = (AppState.RUNNING, away, away, AppState.RUNNING, away, AppState.SUCCEEDED)
+    assert watched(tmp_path, monkeypatch, *answers) == AppState.SUCCEEDED
+    # Once each time.
+    assert capsys.readouterr().out.count("OSError: connection refused; asking on") == 2
+
+
+def test_one_that_never_answers_again_fails_the_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_UNANSWERED_S", 0.05)
+    with pytest.raises(StageError, match="does not say how it is: OSError: gone"):
+        watched(tmp_path, monkeypatch, OSError("gone"))
 
 
 def test_this_machines_own_scheduler_is_not_asked():

@@ -64,12 +64,22 @@ def test_no_other_module_names_a_metric():
 
 def test_facts_are_the_metrics_of_stages():
     told_otherwise = {
-        *("state", "data_day", "started", "ended", "attempts", "label_ratios", "gates"),
+        *(
+            "state",
+            "data_day",
+            "started",
+            "ended",
+            "attempts",
+            "label_ratios",
+            "gates",
+            "serving_day",
+        ),
     }
     derived = {name for name in STAGE_METRICS if name.startswith(("run_", "gate_"))} - {
         *("run_steps", "run_samples", "run_training_seconds"),
     }
     derived |= {"label_ratio", "last_success_timestamp_seconds", "data_day_timestamp_seconds"}
+    derived |= {"serving_day_timestamp_seconds"}
     names = {f.name for f in fields(StageFacts)}
     assert names - told_otherwise == STAGE_METRICS.keys() - derived
     assert {f"gate_{gate}_passed" for gate in GATES} <= STAGE_METRICS.keys()
