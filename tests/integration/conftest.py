@@ -13,12 +13,11 @@ from jobs.settings import JobSettings
 from jobs.strategies import Strategy
 from pipeline.settings import load_settings
 from tests.integration.daily_market import (
-    BEFORE,
     FIRST,
     NUM_READY,
     PUBLISHED,
-    YESTERDAY,
     Market,
+    day_number,
     simulate,
 )
 from tests.integration.forked_scheduler import Server
@@ -61,8 +60,9 @@ def ready(tmp_path_factory) -> Iterator[Market]:
         market.bring(FIRST)
         code, output = market.daily(FIRST)
         assert code == PUBLISHED, output
-        market.bring(BEFORE, YESTERDAY)
-        days = ("--from", str(BEFORE), "--to", str(YESTERDAY))
+        others = [day_number(number) for number in range(1, NUM_READY)]
+        market.bring(*others)
+        days = ("--from", str(others[0]), "--to", str(others[-1]))
         code, output = market.run("backfill", *days, "--parallel-days", "2")
         assert code == PUBLISHED, output
         shutil.copytree(market.folder, market.folder.with_name("kept"))

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 PUBLISHED, FAILED, WRONG, REJECTED, WAITING, HELD = 0, 1, 2, 3, 4, 75
-NUM_READY = 3
+NUM_READY = 4
 TABLES = ("category_id", "brand_id")
 # Few brands that decide what is clicked: a model of a few steps is far from chance.
 SIMULATION = (

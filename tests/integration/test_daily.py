@@ -26,6 +26,8 @@ def test_every_day_is_published_from_its_own_models(market):
     assert [market.state(day_number(n)) for n in range(NUM_READY)] == ["published"] * NUM_READY
     first = [each for each in WHOLE if each[0] != "test"]
     assert market.attempts(FIRST) == first
+    # Nothing served yet on the day that it could test.
+    assert market.attempts(day_number(1)) == first
     assert market.attempts(BEFORE) == WHOLE
     assert market.attempts(YESTERDAY) == WHOLE
     ranker = market.published()["rankers"]["ctr"]
