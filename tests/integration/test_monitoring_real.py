@@ -115,7 +115,7 @@ def push_a_day(settings):
             "purchase",
             {**MEASURED, **PUBLISHED, "gates": gates, "table_norm": 1, "table_drift_ratio": 0.1},
         ),
-        ("publish", "", {}),
+        ("publish", "", {"serving_day": TODAY - timedelta(days=1)}),
     ):
         publish_metrics(settings, stage, task, facts(**more))
     for stage, task in (("pretrain", ""), ("rank", "purchase")):
