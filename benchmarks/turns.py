@@ -4,10 +4,12 @@ Each takes some steps, then the next one does, over and over: what the machine d
 strikes all of them alike, which `benchmarks.training`, a case after the other, cannot promise.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,37 @@ from benchmarks.processes import answer_of
 from benchmarks.step import build_model
 from benchmarks.synthetic import Case, draw_all
 from jobs.distributed import World, join_world
+from jobs.facts import machine
 from jobs.sections import TrainingSettings
 
-__all__ = ["by_turns", "facts_of", "line"]
+__all__ = ["by_turns", "facts_of", "line", "parser_of", "ranking_of", "write"]
 
 # Of a turn; the first only bring the model back into the caches.
 STEPS, WARM_UP = 10, 2
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of every comparison of ranking steps."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--architecture", default="L4H32A4")
+    parser.add_argument("--requests", type=int, default=512, help="a batch's, in each process")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--core", type=int, default=0, help="the first core that measures")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    return parser
+
+
+def ranking_of(arguments: argparse.Namespace, **more: Any) -> Case:
+    """The ranking step that was asked for, and what else is given of it."""
+    return Case(
+        task="ranking",
+        architecture=arguments.architecture,
+        rows=arguments.requests,
+        core=arguments.core,
+        **more,
+    )
 
 
 def by_turns(cases: Mapping[str, Case], turns: int) -> dict[str, Measured]:
@@ -49,6 +76,12 @@ def line(name: str, found: Measured, first: Measured) -> str:
 def facts_of(cases: Mapping[str, Case], found: Mapping[str, Measured]) -> list[dict[str, Any]]:
     """What a JSON file says of them."""
     return [{"name": name, **asdict(case), **found[name].facts()} for name, case in cases.items()]
+
+
+def write(path: Path | None, results: list[dict[str, Any]]) -> None:
+    """The figures and the machine, as JSON, where a file was asked for."""
+    if path:
+        path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
 def main() -> None:

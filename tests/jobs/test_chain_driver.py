@@ -23,16 +23,6 @@ from pipeline.errors import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _same_signals():
-    # A shell that starts the tests in the background may have SIGINT ignored.
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminate = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, terminate)
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -11,7 +11,7 @@ from jobs.chain.request_days import RequestDays
 from jobs.chain.start import check_daily
 from jobs.judge import judgement_path
 from pipeline.errors import CheckpointError, ConfigError, ExportError, MissingDayError
-from tests.jobs.daily_root import FIRST, START, DailyRoot, export_of
+from tests.jobs.daily_root import FIRST, START, export_of
 
 DAYS = [FIRST + timedelta(days=number) for number in range(6)]
 TODAY = DAYS[3]
@@ -19,11 +19,6 @@ TODAY = DAYS[3]
 
 def range_of(name, first, last):
     return f'days.{name}=["{first}", "{last}"]'
-
-
-@pytest.fixture
-def chain(tmp_path):
-    return DailyRoot(tmp_path)
 
 
 def plan_of(chain, day, *given, before=None, rejected=()):

@@ -1,6 +1,5 @@
 """What a day would do, told without doing anything."""
 
-import signal
 import sys
 from datetime import timedelta
 
@@ -8,7 +7,7 @@ import pytest
 
 from jobs import daily, status
 from jobs.chain.driver import day_of
-from tests.jobs.daily_root import FIRST, DailyRoot
+from tests.jobs.daily_root import FIRST
 
 RESOURCES = (
     "daily.scheduler=slurm",
@@ -16,18 +15,6 @@ RESOURCES = (
     "daily.stages.prepare={cpus=16, memory_mb=64000, attempts=3, timeout='90m'}",
     "daily.stages.pretrain={nodes=2, processes=8, gpus=8, scheduler_retries=1}",
 )
-
-
-@pytest.fixture(autouse=True)
-def _same_signals():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def chain(tmp_path):
-    return DailyRoot(tmp_path)
 
 
 def told(monkeypatch, capsys, chain, *arguments, verb=daily):

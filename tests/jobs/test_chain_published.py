@@ -19,14 +19,9 @@ from jobs.chain.published import (
 from jobs.chain.retention import remove_old
 from jobs.claims import admit
 from pipeline.errors import CheckpointError, ExportError, PublicationError
-from tests.jobs.daily_root import FIRST, DailyRoot
+from tests.jobs.daily_root import FIRST
 
 DAYS = [FIRST + timedelta(days=number) for number in range(6)]
-
-
-@pytest.fixture
-def chain(tmp_path):
-    return DailyRoot(tmp_path)
 
 
 def publish_day(chain, day, content=""):

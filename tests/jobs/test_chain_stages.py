@@ -20,7 +20,7 @@ from jobs.ledger.records import StageKey, moment_text
 from jobs.monitoring.metrics import RUN_STATES
 from jobs.monitoring.push import textfile_path
 from pipeline.errors import StageError
-from tests.jobs.daily_root import FIRST, DailyRoot
+from tests.jobs.daily_root import FIRST
 from tests.jobs.ledgers import write
 
 NEXT, LAST = FIRST + timedelta(days=1), FIRST + timedelta(days=2)
@@ -49,9 +49,9 @@ class Scheduler:
 
 
 @pytest.fixture
-def chain(tmp_path):
+def chain(tmp_path, chain):
     (tmp_path / "metrics").mkdir()
-    return DailyRoot(tmp_path)
+    return chain
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -17,22 +16,10 @@ from jobs.chain.standing import Standing
 from jobs.ledger.records import StageKey
 from jobs.monitoring.push import textfile_path
 from jobs.status import status_lines
-from tests.jobs.daily_root import FIRST, DailyRoot
+from tests.jobs.daily_root import FIRST
 
 NEXT = FIRST + timedelta(days=1)
 FROM = {"inputs": {}, "config": "c", "code": "v"}
-
-
-@pytest.fixture(autouse=True)
-def _same_signals():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def chain(tmp_path):
-    return DailyRoot(tmp_path)
 
 
 @pytest.fixture
