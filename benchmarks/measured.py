@@ -32,10 +32,18 @@ class Measured:
 
     @classmethod
     def of(
-        cls, case: Case, batches: Sequence[Any], seconds: Sequence[float], device: torch.device
+        cls,
+        case: Case,
+        batches: Sequence[Any],
+        seconds: Sequence[float],
+        device: torch.device,
+        peak: int | None = None,
     ) -> "Measured":
-        """Figures from the seconds of steps on batches like these, the median step's."""
-        peak, step_s = peak_memory_bytes(device), statistics.median(seconds)
+        """Figures from the seconds of steps on batches like these, the median step's.
+
+        `peak`: of memory, in bytes, where something else may have taken more since the steps.
+        """
+        peak, step_s = peak or peak_memory_bytes(device), statistics.median(seconds)
         done = work(case, Architecture.parse(case.architecture), batches)
         num_samples = statistics.mean(batch.num_samples for batch in batches)
         return cls(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bare_loop import step_seconds
-from benchmarks.device import confine
+from benchmarks.device import confine, peak_memory_bytes
 from benchmarks.measured import Measured
 from benchmarks.processes import answer_of
 from benchmarks.step import build_model
@@ -107,8 +107,10 @@ def _measure(cases: Mapping[str, Case], turns: int, world: World) -> dict[str, M
         for name, (model, forward) in models.items():
             taken = step_seconds(world, model, forward, batches[name], settings, STEPS)[WARM_UP:]
             seconds[name] += taken if turn else []
+    # Before the first case's rates are measured, which takes memory as well.
+    peak = peak_memory_bytes(world.device)
     return {
-        name: Measured.of(case, batches[name], seconds[name], world.device)
+        name: Measured.of(case, batches[name], seconds[name], world.device, peak)
         for name, case in cases.items()
     }
 

@@ -164,6 +164,9 @@ def _plan(
     model: nn.Module, tables: EmbeddingTables, device: torch.device, local_world_size: int
 ) -> ShardingPlan:
     memory = tables.settings.memory_per_rank_bytes
+    if memory is not None:
+        # The planner knows nothing of tables that are whole on every rank.
+        memory = max(1, memory - tables.replicated_bytes)
     topology = TopologyFactory.create_topology(
         TrainerConfig(
             world_size=dist.get_world_size(),

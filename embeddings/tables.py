@@ -71,9 +71,9 @@ class EmbeddingSettings(Settings):
     # Table name -> how it is sharded; the planner chooses for tables not named.
     sharding: dict[str, ShardingType] = Field(default_factory=dict)
     # Frozen tables that `sharding` does not name are whole on every rank, the smallest first, as
-    # far as these bytes reach; 0 spreads all of them.
+    # far as these bytes, and memory_per_rank_bytes, reach; 0 spreads all of them.
     replicated_bytes: int = Field(default=2**30, ge=0)
-    # What the planner may place on one rank; the default is TorchRec's for the device.
+    # What tables may take on one rank; the default is TorchRec's for the device.
     memory_per_rank_bytes: int | None = Field(default=None, gt=0)
     # Bounds the memory an export needs beside the tables.
     export_rows_per_file: int = Field(default=262_144, ge=1)
@@ -176,8 +176,14 @@ class EmbeddingTables(nn.Module):
                     vectors[name] = rows.float()
         return {name: Vectors(vectors[name], inverse[name]) for name in ids}
 
+    @property
+    def replicated_bytes(self) -> int:
+        """What tables that are whole take on every rank."""
+        return sum(map(self._num_bytes, self.replicated_names))
+
     def _choose_replicated(self) -> tuple[str, ...]:
-        kinds, left = self.settings.sharding, self.settings.replicated_bytes
+        kinds, most = self.settings.sharding, self.settings.memory_per_rank_bytes
+        left = min(self.settings.replicated_bytes, most or self.settings.replicated_bytes)
         chosen = {name for name in self.frozen_names if kinds.get(name) == "data_parallel"}
         sizes = {name: self._num_bytes(name) for name in self.frozen_names if name not in kinds}
         for name, size in sorted(sizes.items(), key=lambda item: item[1]):

@@ -18,11 +18,16 @@ from jobs.chain.driver import (
     day_of,
     day_text,
     ended_by,
+    ledger_of,
+    ledger_url,
     run_days,
+    settings_of,
     unsettled_days,
 )
-from jobs.chain.preview import nothing_made, preview
+from jobs.chain.preview import preview
 from jobs.command import parser_of, printed
+from jobs.ledger.ledger import Ledger, look_at_ledger
+from jobs.settings import JobSettings
 from pipeline.errors import ConfigError
 
 __all__ = ["main"]
@@ -44,9 +49,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    def days() -> list[date]:
+    def days(settings: JobSettings, ledger: Ledger) -> list[date]:
         last = day_of(arguments.day)
-        return unsettled_days(arguments, last) if arguments.day == YESTERDAY else [last]
+        return unsettled_days(settings, ledger, last) if arguments.day == YESTERDAY else [last]
 
     def run() -> None:
         if arguments.accept and arguments.day == YESTERDAY:
@@ -54,11 +59,14 @@ def main() -> None:
                 '--accept: "yesterday" may be several days; accept one by its date, --day '
                 f"{day_of(YESTERDAY)}, say"
             )
+        settings = settings_of(arguments)
         if arguments.dry_run:
-            with nothing_made(arguments):
-                printed(preview(arguments, days()))
+            with look_at_ledger(ledger_url(settings)) as ledger:
+                asked = days(settings, ledger)
+                printed(preview(arguments, settings, ledger, asked, accept=arguments.accept))
         else:
-            run_days(arguments, days(), accept=arguments.accept)
+            asked = days(settings, ledger_of(settings))
+            run_days(arguments, asked, accept=arguments.accept)
 
     ended_by(run)
 

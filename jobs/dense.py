@@ -9,24 +9,26 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from embeddings.export import ExportManifest
+from embeddings.export import MANIFEST, ExportManifest
 from models.generative import GenerativeModel
 from models.ranking import RankingModel
 from pipeline.digests import file_sha256
 from pipeline.errors import DigestError, ExportError
 
-__all__ = ["DENSE_DIGEST", "export_dense", "load_dense", "remove_other_dense"]
+__all__ = ["DENSE_DIGEST", "export_dense", "load_dense", "remove_unnamed_dense"]
 
 DENSE_DIGEST = "dense_sha256"
 """The key under which the manifest's `source` keeps the file's digest"""
 
+_TEMPORARY = ".dense.tmp"
+_PREFIX, _SUFFIX = "dense-", ".safetensors"
 _PARTS = ("tokens", "transformer")
 
 
 def export_dense(model: nn.Module, folder: Path) -> str:
     """Write the Transformer and the segment vectors of a generative model; returns the digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".dense.tmp"
+    temporary = folder / _TEMPORARY
     state = {name: tensor.cpu().contiguous() for name, tensor in _dense_state(model).items()}
     save_file(state, temporary)
     with temporary.open("rb") as file:
@@ -36,10 +38,14 @@ def export_dense(model: nn.Module, folder: Path) -> str:
     return digest
 
 
-def remove_other_dense(folder: Path, digest: str) -> None:
-    """Remove what earlier exports left, once the manifest names the file with `digest`."""
-    for path in folder.glob("dense-*.safetensors"):
-        if path != _path(folder, digest):
+def remove_unnamed_dense(folder: Path) -> None:
+    """Remove what exports before the published one, or that failed or were killed, left there."""
+    (folder / _TEMPORARY).unlink(missing_ok=True)
+    manifest = folder / MANIFEST
+    # As text: what a damaged one names stays.
+    named = manifest.read_text(errors="replace") if manifest.exists() else ""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        if path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX) not in named:
             path.unlink()
 
 
@@ -72,7 +78,7 @@ def load_dense(model: nn.Module, folder: Path, manifest: ExportManifest) -> int:
 
 def _path(folder: Path, digest: str) -> Path:
     """Named after its content, so that an export never changes the file of the one before."""
-    return folder / f"dense-{digest[:12]}.safetensors"
+    return folder / f"{_PREFIX}{digest[:12]}{_SUFFIX}"
 
 
 def _dense_state(model: nn.Module) -> dict[str, Tensor]:

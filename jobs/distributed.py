@@ -107,14 +107,14 @@ def _join_launched(backend: str) -> None:
 
 
 def _check_launcher(host: str, port: int) -> None:
-    """A launcher killed before this process could ask to end with it is missed by its store alone.
+    """A launcher that ended before this process could ask to end with it: only its store is missed.
 
     It has the store before it starts a rank, and torch would ask again and again.
     """
     try:
         socket.create_connection((host, port), timeout=_JOIN_TIMEOUT.total_seconds()).close()
-    except ConnectionRefusedError:
+    except OSError as error:
         raise StageError(
-            f"the launcher of this process has ended: nothing answers at {host}:{port}; run the "
-            "same command again"
+            f"the launcher of this process has ended: nothing answers at {host}:{port} ({error}); "
+            "run the same command again"
         ) from None

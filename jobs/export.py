@@ -15,7 +15,7 @@ from embeddings.export import ExportManifest, export_tables, remove_unpublished
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.claims import claim
 from jobs.command import Arguments, run_verb
-from jobs.dense import DENSE_DIGEST, export_dense, remove_other_dense
+from jobs.dense import DENSE_DIGEST, export_dense, remove_unnamed_dense
 from jobs.distributed import World, join_world
 from jobs.identity import pretraining_identity
 from jobs.pretrain import build_generative_model
@@ -78,7 +78,7 @@ def _write(
         digest = str(world.gather_objects(write_dense() if world.is_first else "")[0])
         manifest = export_tables(model, folder, {**source, DENSE_DIGEST: digest})
         if world.is_first:
-            remove_other_dense(folder, digest)
+            remove_unnamed_dense(folder)
     except BaseException:
         if world.is_first:
             _remove_unpublished(folder)
@@ -89,12 +89,7 @@ def _write(
 def _remove_unpublished(folder: Path) -> None:
     """Remove what exports that failed or were killed left beside the published one."""
     remove_unpublished(folder)
-    (folder / ".dense.tmp").unlink(missing_ok=True)
-    manifest = folder / "manifest.json"
-    named = manifest.read_text(errors="replace") if manifest.exists() else ""
-    for path in folder.glob("dense-*.safetensors"):
-        if path.stem.removeprefix("dense-") not in named:
-            path.unlink()
+    remove_unnamed_dense(folder)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m jobs.judge --config FILE --set 'judging.models=["2024-01-20"]' --set ...
     torchrun --nproc-per-node 2 -m jobs.judge --config FILE ...
 
-The daily chain asks it twice: how yesterday's published ranker does on requests that no model has
-learned from yet, and how a new one does beside it on held-out users' requests. Reads
+The daily chain asks it twice: how a ranker did on requests of days on which it served, and how a
+new one does beside the published one on held-out users' requests. Reads
 ROOT/ranking/<task>/<strategy>/day=<model>, writes ROOT/judgements/<task>/day=<D>/<name>.json, D
 being the last training day of the config. What a model does not know, rows that were added to the
 vocabulary after its day, is unknown to it, as it would be where it serves.

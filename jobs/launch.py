@@ -29,7 +29,7 @@ from torchx.specs import (
 from jobs import components
 from jobs.reasons import reason_of
 from jobs.stage_progress import progress_of, read_progress
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, StageError, UnansweredError
 
 __all__ = ["Submission", "cancel", "find_job", "mounts_of", "run_stage", "submit", "watch"]
 
@@ -104,7 +104,7 @@ def submit(runner: Runner, asked: Submission) -> str:
         for role in app.roles if asked.name else ():
             # There the roles' names are the jobs' names, and the app's is lost.
             role.name = f"{role.name}-{asked.name}"
-    with _answering(f"{asked.scheduler} did not take {asked.title}"):
+    with _answering(f"{asked.scheduler} did not take {asked.title}", StageError):
         return runner.run(app, asked.scheduler, options)
 
 
@@ -126,21 +126,21 @@ def mounts_of(texts: Sequence[str]) -> list[BindMount | VolumeMount | DeviceMoun
 
 
 @contextmanager
-def _answering(what: str) -> Generator[None]:
-    """Raise StageError in place of what a scheduler fails with: each has errors of its own."""
+def _answering(what: str, kind: type[StageError] = UnansweredError) -> Generator[None]:
+    """Raise `kind` in place of what a scheduler fails with: each has errors of its own."""
     try:
         yield
     except SignalException:
         raise
     except Exception as error:
-        raise StageError(f"{what}: {type(error).__name__}: {error}") from error
+        raise kind(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def find_job(runner: Runner, scheduler: str, name: str, since: datetime) -> str | None:
     """Handle of what was submitted under a name since then; None if the scheduler has no such job.
 
     Raises:
-        StageError: it does not answer, so nobody can say.
+        UnansweredError: it does not answer, so nobody can say.
     """
     if scheduler in _FORGETFUL:
         return None
@@ -166,7 +166,7 @@ def _listed(*command: str) -> list[str]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     except (subprocess.CalledProcessError, OSError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        raise StageError(
+        raise UnansweredError(
             f"{command[0]}: {said.strip()}; Slurm must say whether it has a job before that is "
             f"submitted again: {_AGAIN}"
         ) from None
@@ -184,8 +184,8 @@ def watch(
     """Wait for a stage's end and show how it gets on; UNKNOWN if the scheduler does not know it.
 
     Raises:
-        StageError: it took longer than `timeout_s`, and was cancelled; or its scheduler has not
-            answered for ten minutes.
+        StageError: it took longer than `timeout_s`, and was cancelled.
+        UnansweredError: its scheduler has not answered for ten minutes, or could not cancel it.
         KeyboardInterrupt: `interrupted` was set, as signals reach the main thread alone.
     """
     interrupted = interrupted or Event()
@@ -224,14 +224,14 @@ class _Asking:
         Where the scheduler does not answer, the job goes on all the same, and so does this.
 
         Raises:
-            StageError: it has not answered for long.
+            UnansweredError: it has not answered for long.
         """
         try:
             with _answering(f"{self._handle}: its scheduler does not say how it is"):
                 status = self._answer()
-        except StageError as error:
+        except UnansweredError as error:
             if time.monotonic() - self._answered_s > _UNANSWERED_S:
-                raise
+                raise UnansweredError(f"{error}; {_AGAIN}") from error
             if not self._is_told:
                 print(f"{error}; asking on", flush=True)
             self._is_told = True
@@ -256,7 +256,7 @@ def cancel(runner: Runner, handle: str) -> None:
     """Have the scheduler end a job.
 
     Raises:
-        StageError: it does not answer, so the job may go on.
+        UnansweredError: it does not answer, so the job may go on.
     """
     with _answering(f"{handle} could not be cancelled"):
         runner.cancel(handle)

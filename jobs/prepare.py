@@ -50,6 +50,12 @@ def _lines(report: PrepareReport) -> Iterator[str]:
                 yield f"  {what}" + ", ".join(f"{name} {n:,}" for name, n in counts.items())
         if not report.set_aside[kind]:
             yield "  set aside: nothing"
+    if report.not_taken_in:
+        days = ", ".join(map(str, report.not_taken_in))
+        yield (
+            f"closed days whose files were changed since they were cleaned: {days}; the changes "
+            "are not taken in"
+        )
     for task, days in report.open_days.items():
         if days:
             yield (

@@ -12,12 +12,11 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
-from jobs.chain.driver import day_of, ended_by, ledger_of, settings_of
-from jobs.chain.preview import nothing_made
+from jobs.chain.driver import day_of, ended_by, ledger_url, settings_of
 from jobs.chain.published import published_now
 from jobs.chain.standing import Standing
 from jobs.command import parser_of, printed
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.ledger import Ledger, look_at_ledger
 from jobs.ledger.records import DayRecord, Record, Stage
 from jobs.settings import JobSettings
 
@@ -56,15 +55,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def show() -> None:
-        with nothing_made(arguments):
-            _show(arguments)
+        settings = settings_of(arguments)
+        with look_at_ledger(ledger_url(settings)) as ledger:
+            _show(arguments, settings, ledger)
 
     ended_by(show)
 
 
-def _show(arguments: argparse.Namespace) -> None:
-    settings = settings_of(arguments)
-    ledger, published = ledger_of(settings), published_now(settings.data.root)
+def _show(arguments: argparse.Namespace, settings: JobSettings, ledger: Ledger) -> None:
+    published = published_now(settings.data.root)
     last = arguments.day or _latest(ledger, settings)
     first = last - timedelta(days=arguments.days - 1)
     standing = Standing(

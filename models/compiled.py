@@ -59,8 +59,10 @@ def compiled(function: _Function) -> _Function:
         dispatcher: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         return cast(_Function, njit(**options)(function))
-    # numba looks at the function's own file only, and would go on with what the others were.
-    dispatcher._cache._cache_file._source_stamp = _sources_digest()
+    # numba looks at the function's own file only, and would go on with what the others were. With
+    # NUMBA_DISABLE_JIT, for debugging, nothing is compiled.
+    if hasattr(dispatcher, "_cache"):
+        dispatcher._cache._cache_file._source_stamp = _sources_digest()
     return cast(_Function, dispatcher)
 
 

@@ -21,6 +21,7 @@
     |-- PublicationError         what serves cannot be told, or cannot be changed so
     |-- RejectedError            a gate, or a day's own data, keeps it from being published
     |-- StageError               a stage submitted to a scheduler did not succeed
+    |   `-- UnansweredError      its scheduler does not answer, so nobody can say how it is
     `-- WaitingError             a day's data, or the day before it, is not there yet
 
 Catch `FrostrankError` to turn a failure into one line and an exit code; the jobs do. Each message
@@ -48,6 +49,7 @@ __all__ = [
     "SetAsideError",
     "ShortageError",
     "StageError",
+    "UnansweredError",
     "VocabularyError",
     "WaitingError",
 ]
@@ -139,3 +141,7 @@ class WaitingError(FrostrankError):
 
 class StageError(FrostrankError):
     """A stage submitted to a scheduler ended in anything but success."""
+
+
+class UnansweredError(StageError):
+    """A scheduler does not answer, so a stage may be at work or not."""

@@ -3,9 +3,10 @@
     rows of the day's files = events published + rows set aside, counted by reason and by file
 
 Days are cleaned independently of each other; a day whose files, settings and code are those of
-its last cleaning is left alone. Many days share one query, because starting one costs more than
-a small day does. Before a day is published its report is written (`data_report`); a day that a
-threshold stops is not published, and what was published of it before stays.
+its last cleaning is left alone, and so is one that is closed, or whose files were removed since.
+Many days share one query, because starting one costs more than a small day does. Before a day is
+published its report is written (`data_report`); a day that a threshold stops is not published, and
+what was published of it before stays.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from pipeline.data_profile import DayProfile, profile_days
 from pipeline.day_streams import publish_days
 from pipeline.digests import code_version, texts_digest
 from pipeline.engine import Engine
-from pipeline.errors import MissingDayError
+from pipeline.errors import DataError, MissingDayError
 from pipeline.partitions import (
     Contents,
     Manifest,
@@ -44,6 +45,7 @@ from pipeline.schema import FeatureSettings
 from pipeline.source import SourceSettings
 from pipeline.source_digests import SourceDigests
 from pipeline.source_files import (
+    MISSING,
     Footer,
     SourceDay,
     check_data,
@@ -52,25 +54,44 @@ from pipeline.source_files import (
     source_folder,
 )
 
-__all__ = ["clean_events", "event_manifests", "read_events"]
+__all__ = ["CleanedDays", "Cleaning", "clean_events", "event_manifests", "read_events"]
 
 ROW_GROUP_ROWS = 131_072
 # Days are cleaned together until they have this many rows; bounds the engine's working set.
 ROWS_PER_QUERY = 4_000_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanedDays:
+    """What became of the days, ascending."""
+
+    built: list[date]
+    """cleaned now; the others stay as they were"""
+    not_taken_in: list[date]
+    """closed days whose files are others than those that were cleaned"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaning:
+    """What the user brings, and how it is cleaned."""
+
+    source: SourceSettings
+    features: Sequence[FeatureSettings]
+    checks: DataCheckSettings = NO_CHECKS
+    closed_until: date | None = None
+
+
 def clean_events(
     engine: Engine,
     root: Path,
-    source: SourceSettings,
-    features: Sequence[FeatureSettings],
+    how: Cleaning,
     days: Sequence[date],
     progress: Progress = no_progress,
-    checks: DataCheckSettings = NO_CHECKS,
-) -> list[date]:
-    """Clean those of `days`, which ascend, that changed or have no report, and return them.
+) -> CleanedDays:
+    """Clean those of `days`, which ascend, that changed or have no report.
 
-    A day that was cleaned and whose files were removed since stays as it is.
+    A day that was cleaned stays as it is where its files were removed since, and up to
+    `closed_until` also where they were changed or have come since.
 
     Raises:
         MissingDayError, HalfWrittenDayError, CorruptFileError: a day's files are not whole; all
@@ -80,18 +101,21 @@ def clean_events(
         ConfigError: a predicate of `source.set_aside` does not fit the files, or a check names no
             feature.
     """
-    check_names(checks, features)
-    gate = EventsGate(Path(root), days, source, checks)
-    cleaning = _Cleaning(engine, Path(root), source, features, gate)
+    source = how.source
+    check_names(how.checks, how.features)
+    gate = EventsGate(Path(root), days, source, how.checks)
+    cleaning = _Cleaning(engine, Path(root), source, how.features, gate)
     digests = SourceDigests(Path(root))
-    found = [_find(source, day, digests) for day in days if not cleaning.is_removed(day)]
+    kept = {day: cleaning.kept(day, how.closed_until) for day in days}
+    found = [_find(source, day, digests) for day in days if kept[day] is None]
+    not_taken_in = [day for day, m in kept.items() if m and _is_changed(source, m, digests)]
     digests.save()
     stale = cleaning.stale(found)
     footers = {s.day: [read_footer(path) for path in s.files] for s in found if s.day in stale}
     tick = ticker(progress, "events", len(stale))
     for together in _in_portions(footers):
         cleaning.clean_together(together, {day: stale[day] for day in together}, tick)
-    return list(stale)
+    return CleanedDays(built=list(stale), not_taken_in=not_taken_in)
 
 
 def _find(source: SourceSettings, day: date, digests: SourceDigests) -> SourceDay:
@@ -102,6 +126,17 @@ def _find(source: SourceSettings, day: date, digests: SourceDigests) -> SourceDa
         allow_missing=source.missing_days == "allow",
         digest=digests.digest,
     )
+
+
+def _is_changed(source: SourceSettings, kept: Manifest, digests: SourceDigests) -> bool:
+    """Whether there are other files than those that a kept day was made from."""
+    assert kept.day is not None, "it is a day's"
+    if not source_folder(source.path, kept.day).is_dir():
+        return False
+    try:
+        return _find(source, kept.day, digests).digest != kept.input_digest
+    except DataError:  # being written, say
+        return True
 
 
 def _config_digest(source: SourceSettings, features: Sequence[FeatureSettings]) -> str:
@@ -134,22 +169,28 @@ class _Cleaning:
     features: Sequence[FeatureSettings]
     gate: EventsGate
 
-    def is_removed(self, day: date) -> bool:
-        """Whether a day's files were removed after it was cleaned, so that it is taken as it is.
+    def kept(self, day: date, closed_until: date | None) -> Manifest | None:
+        """What was made of a day that stays as it was cleaned; None if its files decide.
 
         Raises:
-            MissingDayError: other settings would have to clean it again.
+            MissingDayError: other settings would have to clean it again, and its files are gone.
         """
         folder = source_folder(self.source.path, day)
         published = find_manifest(day_folder(self.root, "events", day))
-        if folder.is_dir() or published is None or not self.gate.has_passed(day):
-            return False
-        if not published.same_build(self._contents(day, published.input_digest)):
+        if published is None or not self.gate.has_passed(day):
+            return None
+        is_removed = not folder.is_dir() and published.input_digest != MISSING
+        is_closed = closed_until is not None and day <= closed_until
+        if not (is_removed or is_closed):
+            return None
+        if published.same_build(self._contents(day, published.input_digest)):
+            return published
+        if is_removed:
             raise MissingDayError(
                 f"{folder}: removed after it was cleaned, and has to be cleaned again for other "
                 "settings or another version of the code; bring it back"
             )
-        return True
+        return None
 
     def _contents(self, day: date, input_digest: str) -> Contents:
         return Contents(

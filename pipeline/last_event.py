@@ -75,11 +75,10 @@ def prepare_last_events(engine: Engine, made: Preparation) -> None:
             "name the groups of users, so choose days after it"
         )
     days = days_between(*made.days.pretraining)
-    built = clean_events(
-        engine, made.root, made.source, made.features, days, made.progress, made.checks
-    )
+    cleaned = clean_events(engine, made.root, made.cleaning, days, made.progress)
     manifests = event_manifests(made.root, days)
-    made.report.add("events", manifests, built)
+    made.report.add("events", manifests, cleaned.built)
+    made.report.not_taken_in = cleaned.not_taken_in
     inputs = texts_digest(manifest.content_digest for manifest in manifests.values())
     config = texts_digest([settings_digest(made.requests), settings_digest(made.sequences)])
     outputs = _outputs(made, inputs, config)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.data_checks import NO_CHECKS, DataCheckSettings
 from pipeline.digests import texts_digest
+from pipeline.events import Cleaning
 from pipeline.holdout import NO_HOLDOUT, HoldoutSettings
 from pipeline.partitions import (
     Contents,
@@ -45,6 +46,8 @@ class PrepareReport:
     set_aside: dict[str, dict[str, int]] = field(default_factory=dict)
     table_rows: dict[str, int] = field(default_factory=dict)
     """feature -> rows of its embedding table, row 0 included"""
+    not_taken_in: list[date] = field(default_factory=list)
+    """closed days whose files are others than those that were cleaned"""
     open_days: dict[str, list[date]] = field(default_factory=dict)
     """task -> days that are not final for it yet"""
 
@@ -94,6 +97,16 @@ class Preparation:
     def last_training_day(self) -> date:
         """The day until whose end vocabularies and the catalogue grow."""
         return self.days.training[1]
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How days of events are cleaned."""
+        return Cleaning(
+            source=self.source,
+            features=self.features,
+            checks=self.checks,
+            closed_until=self.days.closed_until,
+        )
 
     @property
     def vocabularies(self) -> dict[str, str]:

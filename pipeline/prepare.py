@@ -125,11 +125,10 @@ def _clean(engine: Engine, made: Preparation) -> dict[date, Manifest]:
         success_marker=made.source.success_marker,
         allow_missing=made.source.missing_days == "allow",
     )
-    built = clean_events(
-        engine, made.root, made.source, made.features, wanted, made.progress, made.checks
-    )
+    cleaned = clean_events(engine, made.root, made.cleaning, wanted, made.progress)
     manifests = event_manifests(made.root, wanted)
-    made.report.add("events", manifests, built)
+    made.report.add("events", manifests, cleaned.built)
+    made.report.not_taken_in = cleaned.not_taken_in
     if not made.report.num_rows["events"]:
         raise DataError(
             f"{made.source.path}: no events at all from {wanted[0]} to {wanted[-1]}; bring those "

@@ -106,6 +106,9 @@ class DaySettings(Settings):
     test: tuple[date, date] | None = None
     # What came later is not looked at, not even by labels, as if it had not come yet.
     until: date | None = None
+    # Days up to this one are closed: they stay as they were cleaned, whatever became of their files
+    # since. The daily chain closes what the models that serve have learned from.
+    closed_until: date | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "DaySettings":

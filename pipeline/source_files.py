@@ -16,6 +16,7 @@ from pipeline.digests import file_sha256, texts_digest
 from pipeline.errors import CorruptFileError, HalfWrittenDayError, MissingDayError
 
 __all__ = [
+    "MISSING",
     "Footer",
     "SourceDay",
     "check_data",
@@ -24,6 +25,9 @@ __all__ = [
     "read_footer",
     "source_folder",
 ]
+
+MISSING = "missing"
+"""the digest of a day that is not there"""
 
 LEFTOVERS = ("_temporary", ".tmp", ".inprogress")
 
@@ -74,7 +78,7 @@ def find_day(
     folder = source_folder(source, day)
     if not folder.is_dir():
         if allow_missing:
-            return SourceDay(day=day, files=(), digest="missing")
+            return SourceDay(day=day, files=(), digest=MISSING)
         raise MissingDayError(
             f"{folder}: no such day; bring it, choose other days under [days], or set "
             "source.missing_days = 'allow' if nothing happened on it"

@@ -76,7 +76,7 @@ OVERVIEW = (
         states=PASSED,
     ),
     Panel(
-        title="AUC on the new day, before training on it",
+        title="AUC of what served on days now final",
         text="Of the published rankers, and their mean of seven days.",
         queries=(
             Query(f"task:frostrank_test_auc:max{{{CHOSEN}}}", "{{task}}"),
@@ -84,7 +84,7 @@ OVERVIEW = (
         ),
     ),
     Panel(
-        title="Log loss on the new day",
+        title="Log loss of what served on days now final",
         text="In nats; below it the same over the entropy of the labels, where 1 is no better than "
         "their mean.",
         queries=(
@@ -93,7 +93,7 @@ OVERVIEW = (
         ),
     ),
     Panel(
-        title="Calibration on the new day",
+        title="Calibration of what served on days now final",
         text="Predicted positives for each true one.",
         queries=(Query(last("calibration_ratio", of("test")), "{{task}}"),),
     ),

@@ -8,11 +8,10 @@ at all. A day that was rejected is left out of what later days learn from.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from torchx.schedulers.local_scheduler import SignalException
@@ -20,15 +19,9 @@ from torchx.schedulers.local_scheduler import SignalException
 from jobs.chain.failures import UNFIT, StageFailedError
 from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures, table_gates
 from jobs.chain.plan import DayPlan
-from jobs.chain.published import (
-    Published,
-    publish,
-    published_now,
-    published_on,
-    ranker_of,
-)
+from jobs.chain.published import Published, publish, published_now, ranker_of
 from jobs.chain.retention import remove_old
-from jobs.chain.served import is_apart, put_back, set_apart
+from jobs.chain.settled import changed_files, holds_the_same
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
@@ -42,8 +35,6 @@ __all__ = ["Day"]
 
 T = TypeVar("T")
 
-# Stages that write to folders which a published set names.
-_WRITING = ("pretrain", "export", "rank")
 # Days of which a published ranker's usual AUC is the mean, and how many say nothing yet.
 _USUAL_DAYS = 7
 _TOO_FEW_DAYS = 2
@@ -60,7 +51,7 @@ class Day:
     accept: bool = False
     """publish whatever the gates say"""
     settled: DayRecord | None = None
-    """how it ended before, where it runs again only if what its files hold is something else"""
+    """how it was rejected, where it runs again only if what its files hold is something else"""
 
     def run(self) -> Published:
         """Run what is not done yet, and publish.
@@ -75,7 +66,6 @@ class Day:
         try:
             published = self._run()
         except RejectedError as error:
-            self._put_back()
             ledger.set_day(day, "rejected", str(error), lease=lease)
             raise
         except WaitingError as error:
@@ -89,52 +79,30 @@ class Day:
         except Exception as error:
             ledger.set_day(day, "failed", f"{type(error).__name__}: {error}", lease=lease)
             raise
-        note = "accepted by hand" if self.accept else self.settled.note if self.settled else ""
-        ledger.set_day(day, "published", note, lease=lease)
+        ledger.set_day(day, "published", "; ".join(self._notes()), lease=lease)
         remove_old(self.plan.settings, day)
         return published
 
+    def _notes(self) -> Iterator[str]:
+        """What is to be known of a day that is published."""
+        if self.accept:
+            yield "accepted by hand"
+        before, ledger = self.plan.before, self.stages.ledger
+        changed = changed_files(self.plan.settings, ledger, before.day) if before else []
+        if changed:
+            days = ", ".join(map(str, changed))
+            yield f"closed days whose files were changed, which is not taken in: {days}"
+
     def _run(self) -> Published:
-        root = self.plan.settings.data.root
         self._prepare()
-        if self.settled is not None and self._holds_the_same():
+        if self.settled and holds_the_same(self.plan, self.stages.ledger, self.settled):
             print(f"{self.plan.day}: what its files hold is the same", flush=True)
-            published = published_on(root, self.plan.day)
-            if self.settled.state == "rejected" or published is None:
-                raise RejectedError(self.settled.note)
-            return published
-        set_apart(root, self.plan.day)
+            raise RejectedError(self.settled.note)
         self._side_by_side(self._test)
         self.stages.run(self.plan.pretrain())
         self.stages.run(self.plan.export())
         self._check_tables()
         return self._publish([task for task in self._side_by_side(self._rank) if task])
-
-    def _holds_the_same(self) -> bool:
-        """Whether the stages after prepare, as far as the day came, would read what they read."""
-        plan, latest = self.plan, self.stages.ledger.latest
-        makers: list[tuple[StageKey, Callable[[], Job | None]]] = [
-            (StageKey(plan.day, "pretrain"), plan.pretrain),
-            *((StageKey(plan.day, "test", t), partial(plan.test, t)) for t in plan.tasks),
-            *((StageKey(plan.day, "rank", t), partial(plan.rank, t)) for t in plan.tasks),
-        ]
-        jobs = [make() for key, make in makers if latest(key) is not None]
-        return bool(jobs) and all(job and not self.stages.changed(job) for job in jobs)
-
-    def _put_back(self) -> None:
-        """Let the next day go on from what serves, where this one was made again for nothing."""
-        root, day, ledger = self.plan.settings.data.root, self.plan.day, self.stages.ledger
-        published = published_on(root, day)
-        if published is None or not is_apart(published):
-            return
-        # First, so that nobody takes what is put back for what these stages made.
-        latest = {record.key: record for record in ledger.records(day, day)}
-        for key, made in latest.items():
-            if key.stage in _WRITING:
-                asked: dict[str, Any] = {"inputs": made.inputs, "config": made.config}
-                lost = ledger.begin(key, **asked, code=made.code, lease=self.stages.lease)
-                ledger.finish(lost, "lost", error="rejected: what serves was put back in its place")
-        put_back(root, day)
 
     def _prepare(self) -> None:
         """What is wrong with the data rejects the day, or lets it wait."""
@@ -171,7 +139,7 @@ class Day:
         return any(day.state == "rejected" and about.group() in day.note for day in earlier)
 
     def _test(self, task: str) -> None:
-        """How the published ranker does on days that nothing has learned from."""
+        """How the ranker that served on days that are final now did on them."""
         job = self.plan.test(task)
         if job is None:
             return

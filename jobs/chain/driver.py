@@ -10,19 +10,23 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from torchx.runner import get_runner
 from torchx.schedulers.local_scheduler import SignalException
 
 from jobs.chain.day import Day
-from jobs.chain.inputs import REMOVED, source_digests
+from jobs.chain.inputs import source_digests
 from jobs.chain.published import published_days, published_now
 from jobs.chain.schedulers import check_scheduler
+from jobs.chain.settled import changed_files, check_rejected, check_turn
 from jobs.chain.stages import Stages
-from jobs.chain.start import SETTLED, check_daily, plan_of
+from jobs.chain.start import check_daily, plan_of
 from jobs.ledger.ledger import Ledger, open_ledger
-from jobs.ledger.records import DayRecord, StageKey
+from jobs.ledger.records import SETTLED, StageKey
+from jobs.monitoring.push import publish_serving
 from jobs.settings import JobSettings
 from pipeline.engine import open_engine
 from pipeline.errors import (
@@ -44,6 +48,7 @@ __all__ = [
     "day_text",
     "ended_by",
     "ledger_of",
+    "ledger_url",
     "run_days",
     "settings_of",
     "unsettled_days",
@@ -78,13 +83,12 @@ def day_text(text: str) -> str:
     return text
 
 
-def unsettled_days(arguments: argparse.Namespace, last: date) -> list[date]:
+def unsettled_days(settings: JobSettings, ledger: Ledger, last: date) -> list[date]:
     """The days up to `last` that are neither published nor rejected; `last` if all are.
 
     One that its data stopped is among them again once that was mended.
     """
-    settings = settings_of(arguments)
-    ledger, first = ledger_of(settings), settings.days.pretraining[1]
+    first = settings.days.pretraining[1]
     found = [d.day for d in ledger.days(first, last) if d.state in SETTLED]
     if found and _is_mended(ledger, settings, found[-1]):
         found.pop()
@@ -108,9 +112,14 @@ def settings_of(arguments: argparse.Namespace) -> JobSettings:
     return settings
 
 
-def ledger_of(settings: JobSettings) -> Ledger:
+def ledger_url(settings: JobSettings) -> str | Path:
     """ROOT/runs/ledger.sqlite, unless the config names another one."""
-    return open_ledger(settings.daily.ledger or settings.data.root / "runs" / "ledger.sqlite")
+    return settings.daily.ledger or settings.data.root / "runs" / "ledger.sqlite"
+
+
+def ledger_of(settings: JobSettings) -> Ledger:
+    """The chain's, made where there is none yet."""
+    return open_ledger(ledger_url(settings))
 
 
 def ended_by(main: Callable[[], None]) -> None:
@@ -164,6 +173,9 @@ def run_days(
     check_scheduler(settings.daily)
     rejected: RejectedError | None = None
     with shortages_told(settings.data.root), _driving(arguments, settings) as stages:
+        if serving := published_now(settings.data.root):
+            # Also to a gateway that was down, or is new.
+            publish_serving(settings.monitoring, serving.day)
         for number, day in enumerate(days):
             if cleaned_together > 1 and number % cleaned_together == 0:
                 _clean_ahead(settings, days[number : number + cleaned_together])
@@ -180,10 +192,11 @@ def run_days(
 
 def _clean_ahead(settings: JobSettings, days: Sequence[date]) -> None:
     """Clean the events of some days at once; what is wrong with a day is left for it to say."""
-    made = settings.preparation
+    made, now = settings.preparation, published_now(settings.data.root)
     try:
         with open_engine(made.root, settings.engine) as engine:
-            clean_events(engine, made.root, made.source, made.features, days, checks=made.checks)
+            how = replace(made.cleaning, closed_until=now.day if now else None)
+            clean_events(engine, made.root, how, days)
     except DataError as error:
         print(f"cleaning {days[0]} to {days[-1]} ahead of their turn stopped: {error}", flush=True)
 
@@ -196,29 +209,27 @@ def _run_day(
     *,
     accept: bool,
 ) -> None:
-    record, now = stages.ledger.day(day), published_now(settings.data.root)
-    is_settled = record is not None and record.state in SETTLED
+    ledger, settled = stages.ledger, stages.ledger.settled(day)
+    if settled is not None and settled.state == "published":
+        print(f"{day}: published already{_since(settings, ledger, day)}", flush=True)
+        return
     plan = plan_of(stages, settings, arguments.overrides, day)
-    settled: DayRecord | None = None
-    if record is not None and is_settled and not accept:
-        # The raw days of a published day may be cleared away.
-        but_for = REMOVED if record.state == "published" else ""
-        why = stages.changed(plan.prepare(), but_for=but_for)
-        if not why:
-            if record.state == "rejected":
-                raise RejectedError(
-                    f"{day}: rejected before: {record.note}; mend its data, or run it with "
-                    "--accept to publish it all the same"
-                )
-            print(f"{day}: published already", flush=True)
-            return
-        print(f"{day}: {record.state} before, but {why}", flush=True)
-        settled = record
-    if now is not None and now.day > day:
-        raise WaitingError(
-            f"{day}: {now.day} is published already, which went on from it; go back first "
-            f"(jobs.publish --rollback --to a day before {day}), then run all days again"
-        )
-    if day in published_days(settings.data.root):
-        print(f"{day}: is published, and serves until a new set replaces it", flush=True)
-    Day(plan=plan, stages=stages, accept=accept, settled=settled).run()
+    if settled is not None and not accept:
+        why = check_rejected(plan, ledger, settled)
+        print(f"{day}: {settled.state} before, but {why}", flush=True)
+    check_turn(plan)
+    Day(plan=plan, stages=stages, accept=accept, settled=None if accept else settled).run()
+
+
+def _since(settings: JobSettings, ledger: Ledger, day: date) -> str:
+    """What became of a published day's files."""
+    if day not in changed_files(settings, ledger, day):
+        return ""
+    if published_days(settings.data.root)[0] < day:
+        how = f"go back first (jobs.publish --rollback --to a day before {day})"
+    else:
+        how = f"start over: remove {settings.data.root / 'published'} and {ledger.name}"
+    return (
+        "; its files were changed since, which is not taken in: what serves has learned from them "
+        f"as they were. To make it again, {how}"
+    )

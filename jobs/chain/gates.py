@@ -164,15 +164,15 @@ def _miss(calibration: float) -> float:
 
 
 def progressive_gate(auc: float, before: Sequence[float], settings: GateSettings) -> Gate:
-    """The published ranker on a new day, against what it and those before it had on earlier days.
+    """The ranker that served on days now final, against what it and others had on days before.
 
-    A day on which a model that was good is suddenly bad is a strange day.
+    Days on which a model that was good is suddenly bad are strange days.
     """
     usual = sum(before) / len(before)
     return Gate(
         name="progressive",
         passed=usual - auc <= settings.max_progressive_drop,
-        text=f"published ranker at {auc:.4f}, {usual:.4f} on {len(before)} days before; "
+        text=f"ranker that served at {auc:.4f}, {usual:.4f} on {len(before)} days before; "
         f"daily.gates.max_progressive_drop {settings.max_progressive_drop}",
     )
 

@@ -14,12 +14,9 @@ from pipeline.digests import texts_digest
 from pipeline.errors import CheckpointError
 from pipeline.partitions import day_folder
 from pipeline.partitions import read_manifest as read_day
-from pipeline.source_files import source_folder
+from pipeline.source_files import MISSING, source_folder
 
-__all__ = ["REMOVED", "data_digests", "final_digest", "source_digests"]
-
-REMOVED = "missing"
-"""the digest of a day that is not there"""
+__all__ = ["data_digests", "final_digest", "source_digests"]
 
 
 def data_digests(root: Path, days: Sequence[date], *kinds: str) -> dict[str, str]:
@@ -61,7 +58,7 @@ def source_digests(settings: JobSettings, days: Sequence[date]) -> dict[str, str
 def _stat_digest(folder: Path) -> str:
     """Over names, sizes and times of a day's files: prepare itself compares their content."""
     if not folder.is_dir():
-        return REMOVED
+        return MISSING
     files = sorted(path for path in folder.iterdir() if path.is_file())
     stats = [(path.name, path.stat()) for path in files]
     return texts_digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)

@@ -56,13 +56,17 @@ class DayPlan:
     def prepare(self) -> Job:
         """Everything up to the day, as far as it changed."""
         first, last = self.settings.days.training[0], self.day
+        closed = self.before.day if self.before else None
         kept = max(first, last - timedelta(days=self.settings.data.keep_states))
-        inputs = source_digests(self.settings, days_between(kept, last))
+        # Whatever becomes of days that are closed, nothing of it is read.
+        opened = max(kept, closed + timedelta(days=1)) if closed else kept
+        inputs = source_digests(self.settings, days_between(opened, last))
         days = [
             _range("days.pretraining", self.settings.days.pretraining[0], last),
             _range("days.ranking", self.settings.days.ranking[0], last),
             # The same day has the same labels, whether later days are there already or not.
             f'days.until="{last}"',
+            *([f'days.closed_until="{closed}"'] if closed else []),
         ]
         return self._job("prepare", "", days, inputs, self.settings.data.root)
 

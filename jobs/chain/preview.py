@@ -1,58 +1,48 @@
 """What days would do, and why: the plan beside the ledger, without doing anything."""
 
 import argparse
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torchx.runner import get_runner
 
-from jobs.chain.driver import ledger_of, settings_of
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import published_now
 from jobs.chain.schedulers import check_scheduler
 from jobs.chain.settings import DailySettings, StageSettings, Submitted
+from jobs.chain.settled import check_rejected, check_turn
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
-from jobs.chain.start import SETTLED, check_brought, plan_of
+from jobs.chain.start import check_brought, plan_of
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import StageKey
-from pipeline.errors import CheckpointError, DataError, ExportError, WaitingError
+from jobs.settings import JobSettings
+from pipeline.errors import CheckpointError, DataError, ExportError, RejectedError, WaitingError
 
-__all__ = ["nothing_made", "preview"]
-
-
-@contextmanager
-def nothing_made(arguments: argparse.Namespace) -> Generator[None]:
-    """Look at a chain: where there is no ledger's file yet, at an empty one that is nowhere."""
-    settings = settings_of(arguments)
-    url = settings.daily.ledger or str(settings.data.root / "runs" / "ledger.sqlite")
-    if url.startswith("postgres") or Path(url.removeprefix("sqlite:///")).exists():
-        yield
-        return
-    with TemporaryDirectory(prefix="frostrank-") as folder:
-        arguments.overrides = [*arguments.overrides, f"daily.ledger={folder}/ledger.sqlite"]
-        yield
+__all__ = ["preview"]
 
 
-def preview(arguments: argparse.Namespace, days: Sequence[date]) -> Iterator[str]:
+def preview(
+    arguments: argparse.Namespace,
+    settings: JobSettings,
+    ledger: Ledger,
+    days: Sequence[date],
+    *,
+    accept: bool = False,
+) -> Iterator[str]:
     """A line a stage of the first of some days, and a line for each of the others.
 
     Raises:
         WaitingError: the first day cannot run yet.
     """
-    settings = settings_of(arguments)
     check_scheduler(settings.daily)
-    ledger = ledger_of(settings)
     with get_runner() as runner:
         lease = ledger.lease("daily", settings.daily.lease_seconds)  # not taken
         stages = Stages(
             runner=runner, ledger=ledger, lease=lease, config=arguments.config.absolute()
         )
-        plan = plan_of(stages, settings, arguments.overrides, days[0])
-        yield from _day(plan, stages)
+        yield from _day(stages, settings, arguments.overrides, days[0], accept=accept)
     for before, day in pairwise(days):
         try:
             check_brought(settings, day)
@@ -62,20 +52,27 @@ def preview(arguments: argparse.Namespace, days: Sequence[date]) -> Iterator[str
             yield f"{day}: would run all its stages once {before} is settled"
 
 
-def _day(plan: DayPlan, stages: Stages) -> Iterator[str]:
+def _day(
+    stages: Stages, settings: JobSettings, given: Sequence[str], day: date, *, accept: bool
+) -> Iterator[str]:
     """Lines of one day."""
-    day, record = plan.day, stages.ledger.day(plan.day)
-    is_settled = bool(record and record.state in SETTLED and not stages.changed(plan.prepare()))
-    if record and is_settled:
-        yield f"{day}: {record.state} already, on the same data: nothing to do"
-        if record.state == "rejected":
+    settled = stages.ledger.settled(day)
+    if settled is not None and settled.state == "published":
+        yield f"{day}: published already: nothing to do"
+        return
+    plan = plan_of(stages, settings, given, day)
+    if settled is not None and not accept:
+        try:
+            why = check_rejected(plan, stages.ledger, settled)
+        except RejectedError as error:
+            yield f"{error}: nothing to do"
             return
-    else:
-        check_brought(plan.settings, day)
+        yield f"{day}: {settled.state} before, but {why}"
+    check_turn(plan)
+    check_brought(plan.settings, day)
     start = "cold, it is the first" if plan.before is None else f"on from {plan.before.day}"
     yield f"{day}: {start}; tasks {', '.join(plan.tasks)}; {_scheduler(plan.settings.daily)}"
-    # Another version of the program does not make a published day anew.
-    yield from _lines(plan, stages, stages.changed if is_settled else stages.why)
+    yield from _lines(plan, stages)
 
 
 def _scheduler(daily: DailySettings) -> str:
@@ -83,12 +80,12 @@ def _scheduler(daily: DailySettings) -> str:
     return f"scheduler {daily.scheduler}{f' ({options})' if options else ''}"
 
 
-def _lines(plan: DayPlan, stages: Stages, why: Callable[[Job], str]) -> Iterator[str]:
+def _lines(plan: DayPlan, stages: Stages) -> Iterator[str]:
     """What each stage would do; those that read what another would make anew would run, too."""
     would_run: set[str] = set()
     for stage, name, needs, make in _stages(plan):
         before = next((other for other in needs if other in would_run), None)
-        what = f"would run after {before}" if before else _what(make, why)
+        what = f"would run after {before}" if before else _what(make, stages.why)
         if what.startswith("would run"):
             would_run.add(name)
             what += f"; {_asked(plan.settings.daily.stage(stage))}"

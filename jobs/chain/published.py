@@ -30,7 +30,6 @@ __all__ = [
     "published_now",
     "published_on",
     "ranker_of",
-    "rewrite",
     "roll_back",
 ]
 
@@ -118,16 +117,6 @@ def publish(root: Path, day: date, rankers: Mapping[str, PublishedRanker]) -> Pu
     for name in (f"day={day}.json", "current.json"):
         write_json(folder / name, published.model_dump(mode="json"))
     return published
-
-
-def rewrite(root: Path, published: Published) -> None:
-    """Replace a day's set by one that says the same in other words, also where it serves."""
-    folder, now = root / "published", published_now(root)
-    names = [f"day={published.day}.json"]
-    if now is not None and now.day == published.day:
-        names.append("current.json")
-    for name in names:
-        write_json(folder / name, published.model_dump(mode="json"))
 
 
 def roll_back(root: Path, to: date | None = None) -> tuple[Published, Published]:

@@ -8,7 +8,6 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from jobs.chain.published import folders_in_use, published_days
-from jobs.chain.served import SUFFIX
 from jobs.claims import admitted_file
 from jobs.settings import JobSettings
 
@@ -27,9 +26,7 @@ def remove_old(settings: JobSettings, day: date) -> list[Path]:
     patterns = ("pretraining", "tables", "ranking/*/*", "judgements/*", "logs")
     removed: list[Path] = []
     for folder in (path for pattern in patterns for path in root.glob(f"{pattern}/day=*")):
-        # What was set apart while its day was made again goes with the next day at the latest.
-        limit = day if folder.name.endswith(SUFFIX) else oldest
-        if _day_of(folder) < limit and not any(path.is_relative_to(folder) for path in used):
+        if _day_of(folder) < oldest and not any(path.is_relative_to(folder) for path in used):
             shutil.rmtree(folder)
             admitted_file(folder).unlink(missing_ok=True)
             removed.append(folder)
@@ -37,5 +34,4 @@ def remove_old(settings: JobSettings, day: date) -> list[Path]:
 
 
 def _day_of(folder: Path) -> date:
-    name = folder.name.removeprefix("day=").removesuffix(".previous")
-    return date.fromisoformat(name.removesuffix(SUFFIX))
+    return date.fromisoformat(folder.name.removeprefix("day=").removesuffix(".previous"))

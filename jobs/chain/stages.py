@@ -31,9 +31,8 @@ from jobs.ledger.records import EndState, Record, Stage
 from jobs.monitoring.facts import StageFacts
 from jobs.monitoring.push import publish_metrics
 from jobs.reasons import reason_of
-from jobs.runs import differences
 from jobs.settings import JobSettings
-from pipeline.errors import LedgerError, StageError
+from pipeline.errors import LedgerError, StageError, UnansweredError
 
 __all__ = ["Stages"]
 
@@ -63,6 +62,7 @@ class Stages:
 
         Raises:
             StageFailedError: it failed in every attempt.
+            UnansweredError: its scheduler does not answer; the attempt stays live.
             LeaseLostError: another driver has taken over.
             KeyboardInterrupt: `interrupted` was set.
         """
@@ -100,15 +100,13 @@ class Stages:
         """Watch what a driver that is gone left in its scheduler's hands, and record its end."""
         adopted = self.ledger.adopt(record, self.lease)
         print(f"{record.key}: left by a driver that is gone; waiting for its end", flush=True)
-        state = AppState.UNKNOWN
         try:
             handle = self._handle_of(adopted, settings)
-        except StageError:
+            state = self._watch_left(adopted, handle, settings) if handle else AppState.UNKNOWN
+        except UnansweredError:
             # It may be at work, so it stays as it is; but somebody has to look.
             self._tell_failed(adopted, settings)
             raise
-        if handle:
-            state = self._watch_left(adopted, handle, settings)
         if job is not None and state == AppState.SUCCEEDED:
             self._finished(job, adopted, "succeeded", "")
             return
@@ -131,6 +129,8 @@ class Stages:
                 timeout_s=max(0, timeout_s - spent_s),
                 interrupted=self.interrupted,
             )
+        except UnansweredError:
+            raise
         except StageError:
             return AppState.CANCELLED
 
@@ -158,21 +158,6 @@ class Stages:
             job.key, inputs=job.inputs, config=job.config_digest, code=program_version()
         )
 
-    def changed(self, job: Job, *, but_for: str = "") -> str:
-        """How its inputs differ from the latest attempt's, however that ended; empty if not.
-
-        A day that is settled is not done again for another setting or another version. Inputs whose
-        digest is `but_for` by now do not count.
-        """
-        latest = self.ledger.latest(job.key)
-        if latest is None:
-            return "never tried"
-        before = {
-            name: latest.inputs.get(name) for name, now in job.inputs.items() if now != but_for
-        }
-        now = {name: digest for name, digest in job.inputs.items() if digest != but_for}
-        return "; ".join(differences({"inputs": before}, {"inputs": now}))
-
     def _attempt(self, job: Job) -> tuple[Record, str]:
         """Once; returns the record, and the reason if it failed."""
         before = self.ledger.latest(job.key)
@@ -191,6 +176,10 @@ class Stages:
         try:
             return self._watched(job, record, asked)
         except (KeyboardInterrupt, SignalException, LedgerError):
+            raise
+        except UnansweredError:
+            # It may be at work: the next driver finds it in the ledger.
+            self._tell_failed(record, job.settings)
             raise
         except Exception as error:
             # Nobody watches over it from here on, and the alert is to know.
@@ -215,16 +204,26 @@ class Stages:
                 self.runner, handle, asked, timeout_s=timeout_s, interrupted=self.interrupted
             )
             state = _STATES.get(ended, "failed")
+        except UnansweredError:
+            raise
         except StageError as error:
             state, reason = "failed", str(error)
         except (KeyboardInterrupt, SignalException):
-            if left := handle or self._handle_of(record, job.settings):
-                cancel(self.runner, left)
-            self.ledger.finish(record, "cancelled", error="the driver was interrupted")
+            self._cancel(job, record, handle)
             raise
         if state != "succeeded":
             reason = reason or reason_of(asked.log_folder)
         return self._finished(job, record, state, reason), reason
+
+    def _cancel(self, job: Job, record: Record, handle: str) -> None:
+        """End an attempt, as the driver was interrupted."""
+        try:
+            if left := handle or self._handle_of(record, job.settings):
+                cancel(self.runner, left)
+        except UnansweredError as error:
+            job.say(f"interrupted, but {error}")
+            return
+        self.ledger.finish(record, "cancelled", error="the driver was interrupted")
 
     def _tell_failed(self, record: Record, settings: JobSettings) -> None:
         """Tell Prometheus of an attempt of which nothing else is known."""

@@ -9,15 +9,13 @@ from datetime import date, timedelta
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import published_days, published_on
 from jobs.chain.stages import Stages
+from jobs.ledger.records import SETTLED
 from jobs.settings import JobSettings
 from pipeline.errors import ConfigError, WaitingError
 from pipeline.partitions import day_folder, find_manifest
 from pipeline.source_files import source_folder
 
-__all__ = ["SETTLED", "check_brought", "check_daily", "plan_of"]
-
-SETTLED = ("published", "rejected")
-"""States of a day that the next one may follow"""
+__all__ = ["check_brought", "check_daily", "plan_of"]
 
 
 def check_daily(settings: JobSettings) -> None:

@@ -10,10 +10,12 @@ by half.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.ledger.database import Clock, Database, SqliteDatabase, Transaction, create_tables
@@ -21,6 +23,7 @@ from jobs.ledger.leases import Lease, LeaseHolder, holder_of
 from jobs.ledger.postgres import PostgresDatabase
 from jobs.ledger.records import (
     LIVE,
+    SETTLED,
     DayRecord,
     DayState,
     EndState,
@@ -39,7 +42,7 @@ from jobs.ledger.rows import (
 )
 from pipeline.errors import ConfigError, LedgerError
 
-__all__ = ["Ledger", "open_ledger"]
+__all__ = ["Ledger", "look_at_ledger", "open_ledger"]
 
 
 def open_ledger(url: str | Path, clock: Clock | None = None) -> "Ledger":
@@ -53,15 +56,39 @@ def open_ledger(url: str | Path, clock: Clock | None = None) -> "Ledger":
         ConfigError: a URL of another kind, or psycopg is needed and not installed.
         LedgerError: it cannot be opened, is no ledger, or a newer version made it.
     """
-    database = _database(str(url), clock)
+    path = _path_of(str(url))
+    if path is None:
+        database: Database = PostgresDatabase(str(url), clock)
+    else:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(f"{path}: its folder cannot be made: {error}") from None
+        database = SqliteDatabase(path, clock)
     create_tables(database)
     return Ledger(database)
 
 
-def _database(url: str, clock: Clock | None) -> Database:
+@contextmanager
+def look_at_ledger(url: str | Path) -> Generator["Ledger"]:
+    """Open a ledger to look at; where there is no file yet, an empty one that is nowhere.
+
+    Raises:
+        ConfigError, LedgerError: as `open_ledger`.
+    """
+    path = _path_of(str(url))
+    if path is None or path.exists():
+        yield open_ledger(url)
+        return
+    with TemporaryDirectory(prefix="frostrank-") as folder:
+        yield open_ledger(Path(folder) / path.name)
+
+
+def _path_of(url: str) -> Path | None:
+    """The file; None for a PostgreSQL server."""
     scheme = re.match(r"[^/:]*(?=://)", url)
     if scheme and scheme.group() in ("postgresql", "postgres"):
-        return PostgresDatabase(url, clock)
+        return None
     path = Path(url.removeprefix("sqlite:///"))
     if not url or (scheme and (scheme.group() != "sqlite" or not path.is_absolute())):
         # Not the URL itself, which may hold a password.
@@ -69,11 +96,7 @@ def _database(url: str, clock: Clock | None) -> Database:
             f"the ledger's URL{f' {scheme.group()}://...' if scheme else ''}: expected a file's "
             "path, sqlite:////absolute/path or postgresql://user:password@host/database"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerError(f"{path}: its folder cannot be made: {error}") from None
-    return SqliteDatabase(path, clock)
+    return path
 
 
 class Ledger:
@@ -187,10 +210,10 @@ class Ledger:
             host, pid = os.uname().nodename, os.getpid()
             return rewrite(transaction, replace(now, host=host, pid=pid, epoch=lease.epoch))
 
-    def latest(self, key: StageKey) -> Record | None:
-        """The newest attempt."""
+    def latest(self, key: StageKey, *, begun_by: datetime | None = None) -> Record | None:
+        """The newest attempt, or the newest of those that had begun by a moment."""
         with self._database.look() as transaction:
-            return latest_attempt(transaction, key)
+            return latest_attempt(transaction, key, begun_by)
 
     def difference(
         self, key: StageKey, *, inputs: Mapping[str, str], config: str, code: str
@@ -235,6 +258,11 @@ class Ledger:
     def day(self, day: date) -> DayRecord | None:
         """What became of a day; None if nothing was ever recorded."""
         return next(iter(self.days(day, day)), None)
+
+    def settled(self, day: date) -> DayRecord | None:
+        """How a day was last settled, also where it was run again since; None if it never was."""
+        with self._database.look() as transaction:
+            return next(iter(read_days(transaction, day, day, SETTLED)), None)
 
     def days(self, first: date, last: date) -> list[DayRecord]:
         """What became of each day of a range, its ends included, that anything is recorded of."""

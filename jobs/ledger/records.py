@@ -21,6 +21,7 @@ from pipeline.digests import texts_digest
 
 __all__ = [
     "LIVE",
+    "SETTLED",
     "DayRecord",
     "DayState",
     "EndState",
@@ -38,6 +39,8 @@ State = Literal["submitted", "running"] | EndState
 DayState = Literal["running", "published", "rejected", "failed", "waiting"]
 
 LIVE: tuple[State, ...] = ("submitted", "running")
+SETTLED: tuple[DayState, ...] = ("published", "rejected")
+"""states of a day that the next one may follow"""
 _NUM_DIFFERENCES = 3
 
 

@@ -2,10 +2,11 @@
 
 import os
 import pwd
-from datetime import date
+from collections.abc import Sequence
+from datetime import date, datetime
 
 from jobs.ledger.database import Transaction
-from jobs.ledger.records import DayRecord, DayState, Record, StageKey
+from jobs.ledger.records import DayRecord, DayState, Record, StageKey, moment_text
 
 __all__ = [
     "add_attempt",
@@ -27,10 +28,13 @@ def read_attempts(transaction: Transaction, where: str, *values: str | int) -> l
     return [Record.of(row) for row in transaction.execute(sql, *values)]
 
 
-def latest_attempt(transaction: Transaction, key: StageKey) -> Record | None:
-    """The newest."""
-    where = f"{_OF_KEY} ORDER BY attempt DESC LIMIT 1"
-    return next(iter(read_attempts(transaction, where, *key.columns)), None)
+def latest_attempt(
+    transaction: Transaction, key: StageKey, begun_by: datetime | None = None
+) -> Record | None:
+    """The newest, or the newest of those that had begun by a moment."""
+    begun = (moment_text(begun_by),) if begun_by else ()
+    where = f"{_OF_KEY}{' AND started <= ?' if begun else ''} ORDER BY attempt DESC LIMIT 1"
+    return next(iter(read_attempts(transaction, where, *key.columns, *begun)), None)
 
 
 def same_attempt(transaction: Transaction, record: Record) -> Record | None:
@@ -52,15 +56,19 @@ def rewrite(transaction: Transaction, record: Record) -> Record:
     return add_attempt(transaction, record)
 
 
-def read_days(transaction: Transaction, first: date, last: date) -> list[DayRecord]:
-    """The newest change of each day of the range, its ends included."""
-    rows = transaction.execute(
-        "SELECT * FROM ledger_days AS one WHERE day >= ? AND day <= ? AND change = "
-        "(SELECT max(change) FROM ledger_days WHERE day = one.day) ORDER BY day",
-        first.isoformat(),
-        last.isoformat(),
+def read_days(
+    transaction: Transaction, first: date, last: date, states: Sequence[DayState] = ()
+) -> list[DayRecord]:
+    """The newest change, or the newest to one of `states`, of each day of the range."""
+    marks = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
+    sql = (
+        "SELECT * FROM ledger_days AS one WHERE day >= ? AND day <= ? AND change = "  # noqa: S608
+        f"(SELECT max(change) FROM ledger_days WHERE day = one.day{marks}) ORDER BY day"
     )
-    return [DayRecord.of(row) for row in rows]
+    return [
+        DayRecord.of(row)
+        for row in transaction.execute(sql, first.isoformat(), last.isoformat(), *states)
+    ]
 
 
 def add_day(transaction: Transaction, day: date, state: DayState, note: str) -> DayRecord:

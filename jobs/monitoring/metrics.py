@@ -51,7 +51,7 @@ GATES: Mapping[str, str] = {
     "auc": "AUC against the published model's on the same requests",
     "calibration": "predicted over true positives on those requests, and beside the published",
     "log_loss": "log loss against the published model's on those requests",
-    "progressive": "AUC of the published model on the new day against earlier days",
+    "progressive": "AUC of the ranker that served on days now final, against earlier days",
     "table_norm": "norms of the tables' rows against those of the published export",
     "table_drift": "how far the tables' rows moved since the published export",
 }

@@ -49,8 +49,9 @@ def test_with_tables(tmp_path, capsys):
     check(result)
     assert not result["dense_only"]
     assert result["name"] == "ranking L1H32A2 bf16 8 rows"
-    assert result["name"] in capsys.readouterr().out
-    assert "without tables" not in str(found)
+    printed = capsys.readouterr().out
+    assert result["name"] in printed
+    assert "without tables" not in printed
 
 
 @pytest.mark.integration

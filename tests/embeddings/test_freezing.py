@@ -108,6 +108,7 @@ TYPE_BYTES, ITEM_BYTES = 40 * 8 * 4, 70_000 * 8 * 4
         ({"replicated_bytes": TYPE_BYTES - 1}, ()),
         ({"replicated_bytes": 0, "sharding": {"item_id": "data_parallel"}}, ("item_id",)),
         ({"sharding": {"type": "table_wise"}}, ("item_id",)),
+        ({"memory_per_rank_bytes": ITEM_BYTES}, ("type",)),
     ],
 )
 def test_small_frozen_tables_are_whole_everywhere(settings, whole):

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -213,10 +215,10 @@ def test_plan_says_where_every_table_is():
     assert lines[2].startswith("table type: 40 x 8, table_wise (fused); bytes: rank ")
 
 
-def shard_with(settings: EmbeddingSettings) -> str:
+def shard_with(settings: EmbeddingSettings, frozen: Sequence[str] = ()) -> str:
     assert dist.is_initialized()
     try:
-        shard(SmallModel(EmbeddingTables(SPECS, settings, device=META)), CPU)
+        shard(SmallModel(EmbeddingTables(SPECS, settings, frozen=frozen, device=META)), CPU)
     except ConfigError as error:
         return str(error)
     return "no error"
@@ -232,3 +234,12 @@ def test_tables_that_do_not_fit_the_memory_are_refused():
     settings = EmbeddingSettings(memory_per_rank_bytes=100_000)
     for message in run_distributed(shard_with, 2, settings):
         assert "no placement of the tables fits; raise memory_per_rank_bytes" in message
+
+
+def test_whole_tables_take_from_the_memory_that_the_others_have():
+    num_bytes = next(4 * spec.num_rows * spec.dim for spec in SPECS if spec.name == "item_id")
+    settings = EmbeddingSettings(memory_per_rank_bytes=num_bytes + 1000)
+    message = run_distributed(shard_with, 1, settings, ["item_id"])[0]
+    assert "no placement of the tables fits" in message
+    settings = EmbeddingSettings(memory_per_rank_bytes=4 * num_bytes)
+    assert run_distributed(shard_with, 1, settings, ["item_id"])[0] == "no error"

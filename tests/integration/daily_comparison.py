@@ -85,7 +85,7 @@ def check_ledger(loop: Loop) -> None:
         "corrupt": ("failed", "CorruptFileError"),
         "late": ("waiting", "no such day yet"),
         "half": ("rejected", "checks.max_rows_change"),
-        "poisoned": ("rejected", "progressive: published ranker at"),
+        "poisoned": ("rejected", "progressive: ranker that served at"),
     }
     for day, kind in loop.troubles.items():
         if kind not in expected:

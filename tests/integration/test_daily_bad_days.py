@@ -98,9 +98,14 @@ def test_a_day_that_never_comes_is_left_out(market):
     assert run.identity["continued"]["day"] == str(YESTERDAY)
 
 
-def without_some(table):
-    """The events of nine users in ten."""
-    return table.filter(pa.array(user % 10 != 3 for user in table["user_id"].to_pylist()))
+def with_new_items(table):
+    """The items of some users are others, which no day has shown before."""
+    items, place = table["item_id"], table.schema.get_field_index("item_id")
+    given = [
+        item + 1_000_000 * (user % 10 == 3)
+        for user, item in zip(table["user_id"].to_pylist(), items.to_pylist(), strict=True)
+    ]
+    return table.set_column(place, "item_id", pa.array(given, items.type))
 
 
 def served(market):
@@ -114,25 +119,39 @@ def served(market):
     return found
 
 
-def test_a_published_day_that_is_rejected_when_made_again_serves_on(market):
-    """Its data changed after it was published, and what it gives then passes no gate."""
-    before = served(market)
-    market.change(YESTERDAY, without_some)
-    strict = ("--set", "daily.gates.calibration=[0.999, 1.0]")
-    code, output = market.daily(YESTERDAY, *strict)
-    assert (code, "calibration" in output) == (REJECTED, True), output
-    assert market.state(YESTERDAY) == "rejected"
-    assert market.published()["day"] == str(YESTERDAY)
-    assert served(market) == before
-    # The next day goes on from what serves.
-    run = RunFolder(market.root / "pretraining" / f"day={YESTERDAY}")
-    steps = run.final_checkpoint
+def test_what_becomes_of_the_files_of_a_published_day_is_not_taken_in(market):
+    """What serves has learned from them as they were; going back over the day opens it again."""
+    before, attempts = served(market), market.attempts(YESTERDAY)
+    market.change(YESTERDAY, with_new_items)
+    code, output = market.daily(YESTERDAY)
+    assert code == PUBLISHED, output
+    assert f"{YESTERDAY}: published already; its files were changed since" in output
+    assert (served(market), market.attempts(YESTERDAY)) == (before, attempts)
+    vocabulary = vocabulary_rows(market, YESTERDAY)
     market.bring(TODAY)
     code, output = market.daily(TODAY)
     assert code == PUBLISHED, output
-    assert run.final_checkpoint == steps
-    now = RunFolder(market.root / "pretraining" / f"day={TODAY}")
-    assert now.identity["continued"]["day"] == str(YESTERDAY)
+    said = (market.root / f"logs/day={TODAY}/prepare/attempt-1").rglob("*stdout*")
+    told = f"files were changed since they were cleaned: {YESTERDAY}; the changes are not taken in"
+    assert told in "".join(path.read_text() for path in said)
+    assert str(YESTERDAY) in market.ledger.day(TODAY).note
+    assert "which is not taken in" in market.run("status")[1]
+    assert vocabulary_rows(market, YESTERDAY) == vocabulary
+    run = RunFolder(market.root / "pretraining" / f"day={TODAY}")
+    assert run.identity["continued"]["day"] == str(YESTERDAY)
+
+    code, output = market.run("publish", "--rollback", "--to", str(BEFORE))
+    assert code == 0, output
+    code, output = market.run("backfill", "--from", str(YESTERDAY), "--to", str(TODAY))
+    assert code == PUBLISHED, output
+    assert vocabulary_rows(market, YESTERDAY) > vocabulary
+    assert market.published()["day"] == str(TODAY)
+    assert market.ledger.day(TODAY).note == ""
+
+
+def vocabulary_rows(market, day):
+    (path,) = (market.root / "vocabulary" / "item_id" / f"day={day}").glob("*.parquet")
+    return pq.read_metadata(path).num_rows
 
 
 def test_a_day_that_was_gone_back_from_stays_so_whatever_touches_its_files(market):
@@ -194,7 +213,7 @@ def test_a_poisoned_day_is_left_out(market):
     code, output = market.daily(TODAY)
     assert code == PUBLISHED, output
     code, output = market.daily(TOMORROW)
-    assert (code, "progressive: published ranker at" in output) == (REJECTED, True), output
+    assert (code, "progressive: ranker that served at" in output) == (REJECTED, True), output
     # Nothing has learned from it.
     assert market.attempts(TOMORROW) == WHOLE[:2]
     assert market.told("gate_progressive_passed", "gate", "ctr") == 0

@@ -197,7 +197,7 @@ def test_a_published_figure_that_is_not_defined_keeps_nothing_out(figure):
 def test_a_strange_day_is_one_on_which_a_good_ranker_is_bad(auc, good):
     gate = progressive_gate(auc, [0.5, 1.0], SETTINGS)
     assert (gate.name, gate.passed) == ("progressive", good)
-    assert f"published ranker at {auc:.4f}, 0.7500 on 2 days before" in gate.text
+    assert f"ranker that served at {auc:.4f}, 0.7500 on 2 days before" in gate.text
 
 
 def figures(**changes):

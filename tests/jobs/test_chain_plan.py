@@ -199,6 +199,17 @@ def test_of_prepare_only_days_that_could_still_be_made_anew_are_inputs(chain):
     assert [n for n, digest in plan.prepare().inputs.items() if digest != before[n]] == names[-1:]
 
 
+def test_of_prepare_closed_days_are_no_inputs(chain):
+    """What serves has learned from them as they were."""
+    for day in DAYS:
+        chain.source(day)
+    plan = plan_of(chain, DAYS[3], before=published(chain, DAYS[1]), rejected=(DAYS[2],))
+    job = plan.prepare()
+    assert list(job.inputs) == [f"source {DAYS[2]}", f"source {DAYS[3]}"]
+    assert job.settings.days.closed_until == DAYS[1]
+    assert plan_of(chain, FIRST).prepare().settings.days.closed_until is None
+
+
 def test_a_day_that_was_not_brought_is_an_input_too(chain):
     plan = plan_of(chain, FIRST)
     assert plan.prepare().inputs[f"source {FIRST}"] == "missing"

@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 
 from jobs import daily, status
-from jobs.chain.driver import day_of
+from jobs.chain.driver import day_of, ledger_of
+from jobs.chain.inputs import source_digests
+from jobs.ledger.records import StageKey
 from tests.jobs.daily_root import FIRST
 
 RESOURCES = (
@@ -75,6 +77,29 @@ def test_nothing_is_made(monkeypatch, capsys, chain, verb, arguments):
     before = sorted(chain.root.parent.rglob("*"))
     told(monkeypatch, capsys, chain, "--day", str(FIRST), *arguments, verb=verb)
     assert sorted(chain.root.parent.rglob("*")) == before
+
+
+def test_settled_days(monkeypatch, capsys, chain):
+    """A published day is left as it is, a rejected one until its files are others."""
+    ledger = ledger_of(chain.settings())
+    chain.source(FIRST)
+    dry = ("--day", str(FIRST), "--dry-run")
+    inputs = source_digests(chain.settings(), [FIRST])
+    begun = ledger.begin(StageKey(FIRST, "prepare"), inputs=inputs, config="c", code="v")
+    ledger.finish(begun, "succeeded")
+    ledger.set_day(FIRST, "rejected", "a gate said no")
+    code, lines, _ = told(monkeypatch, capsys, chain, *dry)
+    assert (code, lines[0][:43]) == (0, f"{FIRST}: rejected before: a gate said no"[:43])
+    assert len(lines) == 1
+    _, lines, _ = told(monkeypatch, capsys, chain, *dry, "--accept")
+    assert lines[0].startswith(f"{FIRST}: cold")
+    chain.source(FIRST, "mended")
+    _, lines, _ = told(monkeypatch, capsys, chain, *dry)
+    assert lines[0].startswith(f"{FIRST}: rejected before, but inputs.source {FIRST}")
+    assert lines[1].startswith(f"{FIRST}: cold")
+    ledger.set_day(FIRST, "published")
+    code, lines, _ = told(monkeypatch, capsys, chain, *dry)
+    assert (code, lines) == (0, [f"{FIRST}: published already: nothing to do"])
 
 
 def test_days_are_accepted_one_by_one(monkeypatch, capsys, chain):

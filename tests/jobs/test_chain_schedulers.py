@@ -5,10 +5,11 @@ import argparse
 import pytest
 
 from jobs.chain import schedulers
-from jobs.chain.driver import run_days
+from jobs.chain.driver import ledger_url, run_days
 from jobs.chain.preview import preview
 from jobs.chain.schedulers import check_scheduler
 from jobs.chain.settings import DailySettings
+from jobs.ledger.ledger import look_at_ledger
 from pipeline.errors import ConfigError
 from tests.jobs.daily_root import FIRST, DailyRoot
 
@@ -67,6 +68,10 @@ def test_no_day_is_begun(tmp_path):
     arguments = argparse.Namespace(config=chain.config, overrides=overrides)
     with pytest.raises(ConfigError, match="slrum"):
         run_days(arguments, [FIRST])
-    with pytest.raises(ConfigError, match="slrum"):
-        list(preview(arguments, [FIRST]))
+    settings = chain.settings(*overrides)
+    with (
+        look_at_ledger(ledger_url(settings)) as ledger,
+        pytest.raises(ConfigError, match="slrum"),
+    ):
+        list(preview(arguments, settings, ledger, [FIRST]))
     assert not (chain.root / "runs").exists()

@@ -1,6 +1,5 @@
 """What drivers that are gone left of other days, and which days a timer runs."""
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from jobs.chain.stages import Stages
 from jobs.ledger.records import StageKey, moment_text
 from jobs.monitoring.metrics import RUN_STATES
 from jobs.monitoring.push import textfile_path
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UnansweredError
 from tests.jobs.daily_root import FIRST
 from tests.jobs.ledgers import write
 
@@ -133,6 +132,46 @@ def test_what_another_thread_waits_for_is_cancelled_when_the_driver_is_interrupt
             pool.submit(stages.run, plan.prepare()).result()
     assert ledger.latest(StageKey(FIRST, "prepare")).state == "cancelled"
     assert scheduler.cancelled == [f"local_cwd://{scheduler.names[0]}"]
+
+
+class Silent(Patient):
+    """One that takes jobs, and then answers nothing."""
+
+    def cancel(self, handle):
+        raise OSError("connection refused")
+
+    list = cancel
+
+
+@pytest.fixture
+def silent(chain, ledger):
+    """Stages of a driver with such a scheduler, and its plan of the first day."""
+    given = ("monitoring={}", "daily.scheduler=kubernetes", "daily.stages.prepare.timeout=1s")
+    settings = chain.settings(*given)
+    plan = DayPlan(config=chain.config, given=given, settings=settings, day=FIRST, before=None)
+    with ledger.lease("daily") as lease:
+        yield Stages(runner=Silent(), ledger=ledger, lease=lease, config=chain.config), plan
+
+
+def test_an_interrupted_driver_leaves_what_it_cannot_cancel(capsys, ledger, silent):
+    stages, plan = silent
+    stages.runner.tell = stages.interrupted.set
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(plan.prepare())
+    assert ledger.latest(StageKey(FIRST, "prepare")).state == "running"
+    assert "could not be cancelled: OSError: connection refused" in capsys.readouterr().out
+
+
+def test_what_cannot_be_cancelled_when_its_time_is_over_may_be_at_work(ledger, silent):
+    stages, plan = silent
+    with pytest.raises(UnansweredError, match="could not be cancelled"):
+        stages.run(plan.prepare())
+    (record,) = ledger.records(FIRST, FIRST)
+    assert record.state == "running"
+    # The next driver waits for it in turn.
+    with pytest.raises(UnansweredError, match="could not be cancelled"):
+        stages.settle_others(NEXT, plan.settings)
+    assert ledger.live() == [record]
 
 
 def test_what_was_left_and_never_ends_is_cancelled_when_its_time_is_over(chain, ledger):
@@ -305,25 +344,24 @@ def rejected(chain, ledger):
     ledger.set_day(NEXT, "rejected")
 
 
-def asked(chain):
-    arguments = argparse.Namespace(config=chain.config, overrides=[])
-    return unsettled_days(arguments, LAST)
+def asked(chain, ledger):
+    return unsettled_days(chain.settings(), ledger, LAST)
 
 
 def test_a_timer_runs_the_days_that_are_not_settled(chain, ledger):
-    assert asked(chain) == [FIRST, NEXT, LAST]
+    assert asked(chain, ledger) == [FIRST, NEXT, LAST]
     ledger.set_day(FIRST, "published")
     ledger.set_day(NEXT, "rejected", "by a gate")
-    assert asked(chain) == [LAST]
+    assert asked(chain, ledger) == [LAST]
 
 
-def test_and_one_that_was_rejected_once_its_data_is_mended(chain, rejected):
-    assert asked(chain) == [LAST]
+def test_and_one_that_was_rejected_once_its_data_is_mended(chain, ledger, rejected):
+    assert asked(chain, ledger) == [LAST]
     chain.source(NEXT, "mended")
-    assert asked(chain) == [NEXT, LAST]
+    assert asked(chain, ledger) == [NEXT, LAST]
 
 
 def test_not_one_that_a_gate_rejected(chain, ledger, rejected):
     again = ledger.begin(StageKey(NEXT, "prepare"), inputs={f"source {NEXT}": "other"}, **MADE_OF)
     ledger.finish(again, "succeeded")
-    assert asked(chain) == [LAST]
+    assert asked(chain, ledger) == [LAST]

@@ -164,6 +164,24 @@ class RecordPromises(Promises):
         assert ledger.days(date(2023, 1, 1), date(2023, 12, 31)) == []
         assert len(rows_of(ledger, "ledger_days")) == 3
 
+    def test_how_a_day_was_last_settled_is_known_while_it_runs_again(self, ledger, clock):
+        assert ledger.settled(DAY) is None
+        ledger.set_day(DAY, "running")
+        assert ledger.settled(DAY) is None
+        rejected = ledger.set_day(DAY, "rejected", "AUC of ctr fell")
+        first = ledger.begin(KEY, **FROM)
+        ledger.finish(first, "failed")
+        clock.forward(60)
+        ledger.set_day(DAY, "running")
+        ledger.set_day(NEXT_DAY, "published")
+        assert ledger.settled(DAY) == rejected
+        second = ledger.begin(KEY, **FROM)
+        assert ledger.latest(KEY) == second
+        assert ledger.latest(KEY, begun_by=rejected.at).attempt == first.attempt
+        assert ledger.latest(KEY, begun_by=START - timedelta(seconds=1)) is None
+        published = ledger.set_day(DAY, "published")
+        assert ledger.settled(DAY) == published
+
     def test_a_ledger_of_a_newer_version_is_left_alone(self, ledger, url):
         write(ledger, "UPDATE ledger_schema SET version = 2")
         with pytest.raises(LedgerError, match=r"of version 2, .* which knows 1; update"):

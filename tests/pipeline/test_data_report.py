@@ -18,7 +18,7 @@ from pipeline.data_report import (
 )
 from pipeline.engine import EngineSettings, open_engine
 from pipeline.errors import ConfigError, CorruptFileError, DataCheckError, SetAsideError
-from pipeline.events import clean_events
+from pipeline.events import Cleaning, clean_events
 from pipeline.partitions import day_folder, find_manifest, read_manifest
 from pipeline.settings import load_settings
 from pipeline.source import SourceSettings
@@ -42,9 +42,8 @@ def root(tmp_path):
 def clean(root, source, days=(DAY, NEXT), engine=DUCKDB, share=1.0, missing="error", **checks):
     settings = SourceSettings(path=source, max_set_aside_share=share, missing_days=missing)
     with open_engine(root, engine) as opened:
-        return clean_events(
-            opened, root, settings, FEATURES, days, checks=DataCheckSettings(**checks)
-        )
+        how = Cleaning(source=settings, features=FEATURES, checks=DataCheckSettings(**checks))
+        return clean_events(opened, root, how, days).built
 
 
 def report_of(root, day):

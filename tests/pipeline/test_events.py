@@ -1,3 +1,4 @@
+import shutil
 from datetime import date
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from pipeline.errors import (
     MissingDayError,
     SetAsideError,
 )
-from pipeline.events import clean_events
+from pipeline.events import Cleaning, clean_events
 from pipeline.partitions import day_folder, read_manifest
 from pipeline.source import SourceSettings
 from tests.pipeline.small_days import FEATURES, at, event, rows_of, write_day
@@ -23,9 +24,8 @@ DAY = date(2024, 5, 1)
 def clean(root, source, features=FEATURES, days=(DAY,), **settings):
     settings = {"max_set_aside_share": 1.0} | settings
     with open_engine(root) as connection:
-        built = clean_events(
-            connection, root, SourceSettings(path=source, **settings), features, days
-        )
+        how = Cleaning(source=SourceSettings(path=source, **settings), features=features)
+        built = clean_events(connection, root, how, days).built
     return built, read_manifest(day_folder(root, "events", days[0]))
 
 
@@ -251,6 +251,58 @@ def test_only_changed_days_are_cleaned_again(root, source):
     write_day(source, days[1], [event("u", 2, at(days[1], 5))])
     assert clean(root, source, days=days)[0] == [days[1]]
     assert clean(root, source, days=days, time_unit="ms")[0] == list(days)
+
+
+def cleaned(root, source, *days, closed_until=None, **settings):
+    settings = SourceSettings(path=source, max_set_aside_share=1.0, **settings)
+    how = Cleaning(source=settings, features=FEATURES, closed_until=closed_until)
+    with open_engine(root) as connection:
+        return clean_events(connection, root, how, days)
+
+
+def test_closed_days_stay_as_they_were_cleaned(root, source):
+    days = [date(2024, 5, day) for day in (1, 2, 3, 4)]
+    for day in days[:3]:
+        write_day(source, day, [event("u", 1, at(day, 5))])
+    allowed = {"missing_days": "allow"}
+    assert cleaned(root, source, *days, **allowed).built == days
+    before = [rows_of(root, "events", day) for day in days]
+    for day in days:
+        write_day(source, day, [event("u", 2, at(day, 5))])
+    closed = cleaned(root, source, *days, closed_until=days[1], **allowed)
+    assert closed.not_taken_in == days[:2]
+    assert closed.built == days[2:]
+    assert [rows_of(root, "events", day) for day in days[:2]] == before[:2]
+    # A day that came after it was taken for one without events.
+    assert cleaned(root, source, *days, closed_until=days[3], **allowed).not_taken_in == days[:2]
+    shutil.rmtree(source / f"day={days[0]}")
+    (source / f"day={days[1]}" / "part-1.parquet.tmp").touch()
+    assert cleaned(root, source, *days, closed_until=days[3]).not_taken_in == [days[1]]
+    assert [rows_of(root, "events", day) for day in days[:2]] == before[:2]
+
+
+def test_a_closed_day_that_was_never_cleaned_is(root, source):
+    with pytest.raises(MissingDayError):
+        cleaned(root, source, DAY, closed_until=DAY)
+    write_day(source, DAY, [event("u", 1, at(DAY, 5))])
+    assert cleaned(root, source, DAY, closed_until=DAY).built == [DAY]
+
+
+def test_files_may_be_removed_once_they_were_cleaned(root, source):
+    path = write_day(source, DAY, [event("u", 1, at(DAY, 5))])
+    cleaned(root, source, DAY)
+    shutil.rmtree(path.parent)
+    found = cleaned(root, source, DAY)
+    assert (found.built, found.not_taken_in) == ([], [])
+    with pytest.raises(MissingDayError, match="removed after it was cleaned, and has to be"):
+        cleaned(root, source, DAY, time_unit="ms")
+
+
+def test_a_day_that_never_was_is_cleaned_under_other_settings_too(root, source):
+    allowed = {"missing_days": "allow"}
+    assert cleaned(root, source, DAY, **allowed).built == [DAY]
+    assert cleaned(root, source, DAY, **allowed).built == []
+    assert cleaned(root, source, DAY, time_unit="ms", **allowed).built == [DAY]
 
 
 def test_many_portions_clean_like_one(root, source, tmp_path, monkeypatch):
