@@ -25,8 +25,8 @@ setup:
 demo: setup
 	@$(IN_VENV) jobs.demo
 
-# Up to four tests at a time, each module's by one worker; those that take longest come early.
-TEST_WORKERS = -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+# Some modules at a time (tests/conftest.py); those that take longest come early.
+TEST_WORKERS = -n auto --dist loadscope --no-loadscope-reorder
 
 test: setup
 	@$(IN_VENV) pytest $(TEST_WORKERS)

@@ -1,9 +1,13 @@
-"""What every test starts from: one thread, and no trace of a launcher in the environment."""
+"""What every test starts from: one thread, and no trace of a launcher in the environment.
+
+And which worker of pytest-xdist runs which modules.
+"""
 
 import os
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 LAUNCHER_VARIABLES = (
     "GROUP_RANK",
@@ -14,6 +18,36 @@ LAUNCHER_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
 )
+
+
+# Modules that go to one worker, as they share a fixture that takes a minute to make.
+TOGETHER = {
+    f"tests/integration/test_{module}.py": fixture
+    for fixture, modules in {
+        "chain": ("bad_input", "chain", "processes"),
+        "ready": ("daily", "daily_bad_days", "daily_drivers"),
+    }.items()
+    for module in modules
+}
+MOST_WORKERS = 4
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: many tests wait, for a process or a poll."""
+    return min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
+
+
+class _ByModule(LoadScopeScheduling):
+    """Each module's tests by one worker, and those of modules that share a fixture."""
+
+    def _split_scope(self, nodeid):
+        module = nodeid.partition("::")[0]
+        return TOGETHER.get(module, module)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """For `--dist loadscope`."""
+    return _ByModule(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,9 @@
-"""Three days that go on from each other, killed and resumed, end as if never disturbed.
+"""Days that go on from each other, killed and resumed, end as if never disturbed.
 
-    python -m tests.integration.test_continuation_kills FOLDER [SEED]
+    python -m tests.integration.test_continuation_kills FOLDER [SEED [NUM_DAYS]]
 
-Two processes a run. Every run of the second and third day is killed twice, early and late: a rank,
-all ranks, or the submitter.
+Three days, two of them in the test, two processes a run. Every run of the days after the first is
+killed twice, early and late: a rank, all ranks, or the submitter.
 """
 
 import shutil
@@ -29,6 +29,8 @@ OFTEN = (
 )
 # Shares of a run's file events, after which it is killed.
 MOMENTS = (0.2, 0.6)
+# In the test.
+SEED, NUM_DAYS = 0, 2
 
 
 class Chain:
@@ -90,20 +92,22 @@ class Chain:
 
 
 def main() -> None:
-    folder, *seed = sys.argv[1:]
-    chain = Chain(Path(folder), *map(int, seed or ["0"]))
-    chain.run_day(DAYS[0], None, disturbed=False)
-    again = Path(folder) / "again"
+    folder, *more = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    seed, num_days = [*more, *(0, len(DAYS))[len(more) :]]
+    days = DAYS[:num_days]
+    chain = Chain(folder, seed)
+    chain.run_day(days[0], None, disturbed=False)
+    again = folder / "again"
     shutil.copytree(chain.root, again)
-    later = list(zip(DAYS[1:], DAYS, strict=False))
+    later = list(zip(days[1:], days, strict=False))
     for day, before in later:
         chain.run_day(day, before, disturbed=False)
-    wanted = [chain.learnt(day) for day in DAYS]
+    wanted = [chain.learnt(day) for day in days]
     chain.root = again
     for day, before in later:
         chain.run_day(day, before, disturbed=True)
     assert all(wanted), "there is something to compare"
-    for day, want in zip(DAYS, wanted, strict=True):
+    for day, want in zip(days, wanted, strict=True):
         found = chain.learnt(day)
         assert found.keys() == want.keys(), day
         different = [name for name, content in want.items() if found[name] != content]
@@ -115,10 +119,11 @@ def main() -> None:
 @pytest.mark.integration
 def test_a_chain_of_days_killed_and_resumed_ends_as_if_never_disturbed(tmp_path):
     """In a process of its own, whose server of forks has imported what this needs."""
-    command = [sys.executable, "-m", "tests.integration.test_continuation_kills", str(tmp_path)]
+    arguments = [str(tmp_path), str(SEED), str(NUM_DAYS)]
+    command = [sys.executable, "-m", "tests.integration.test_continuation_kills", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the same bits") == len(DAYS)
+    assert done.stdout.count("the same bits") == NUM_DAYS
 
 
 if __name__ == "__main__":
