@@ -135,7 +135,7 @@ def _is_changed(source: SourceSettings, kept: Manifest, digests: SourceDigests) 
         return False
     try:
         return _find(source, kept.day, digests).digest != kept.input_digest
-    except DataError:  # being written, say
+    except (DataError, OSError):  # being written, or not to be read any more, say
         return True
 
 
