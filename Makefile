@@ -29,6 +29,7 @@ demo: setup
 TEST_WORKERS = -n auto --dist loadscope --no-loadscope-reorder
 
 test: setup
+	@$(IN_VENV) models.warm_up
 	@$(IN_VENV) pytest $(TEST_WORKERS)
 
 # Programs that some tests start for real, of Debian's packages; without them those tests skip.

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba.core.dispatcher import Dispatcher
 
+from models import fused_cpu, jagged_attention, warm_up
 from models.compiled import SOURCES
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -79,3 +81,14 @@ def test_kept_code_is_not_used_after_a_change_in_another_file(copied):
     assert run(copied, 2.0) == (3.0, 1)
     assert run(copied, 5.0) == (6.0, 0)
     assert run(copied, 2.0) == (3.0, 0)
+
+
+@pytest.mark.parametrize("module", [fused_cpu, jagged_attention])
+def test_ahead_of_the_first_run_both_precisions_are_compiled(module):
+    warm_up.main()
+    public = {name: getattr(module, name) for name in module.__all__}
+    kernels = {n: f.signatures for n, f in public.items() if isinstance(f, Dispatcher)}
+    assert kernels
+    for name, signatures in kernels.items():
+        assert any("float32" in str(types) for types in signatures), name
+        assert any("int16" in str(types) for types in signatures), name
