@@ -136,7 +136,9 @@ class Market:
         self.config = write_config(folder)
         if has_tasks:
             text = self.config.read_text().replace("[ranking]", '[ranking]\ntask = "ctr"')
-            # Of a few hundred clicks, not every model tells carts and purchases from chance.
+            # Of a few hundred clicks, not every model tells carts and purchases from chance, and at
+            # a higher rate none does: all candidates get the same score, for good.
+            text = text.replace("learning_rate = 2e-2", "learning_rate = 5e-3")
             text = text.replace("[daily.gates]", "[daily.gates]\nmin_auc = 0.0")
             self.config.write_text(text + OTHER_TASKS)
         (folder / "metrics").mkdir(exist_ok=True)
