@@ -50,6 +50,8 @@ class Day:
     stages: Stages
     accept: bool = False
     """publish whatever the gates say"""
+    serves: bool = False
+    """it was published already, which is still to be recorded"""
     settled: DayRecord | None = None
     """how it was rejected, where it runs again only if what its files hold is something else"""
 
@@ -82,6 +84,11 @@ class Day:
         ledger.set_day(day, "published", "; ".join(self._notes()), lease=lease)
         remove_old(self.plan.settings, day)
         return published
+
+    @property
+    def _is_accepted(self) -> bool:
+        """Whether no gate keeps it from being published; what serves has been let through."""
+        return self.accept or self.serves
 
     def _notes(self) -> Iterator[str]:
         """What is to be known of a day that is published."""
@@ -219,7 +226,7 @@ class Day:
             print(f"{about}: {gate.name} {'passed' if gate.passed else 'FAILED'}: {gate.text}")
         self._tell_gates(task, job, gates, figures or {})
         failed = [f"{gate.name}: {gate.text}" for gate in gates if not gate.passed]
-        if failed and not self.accept:
+        if failed and not self._is_accepted:
             raise RejectedError(f"{about} not passed: {'; '.join(failed)}")
 
     def _tell_gates(
@@ -231,7 +238,7 @@ class Day:
         for gate in gates:
             passed[gate.name] = passed.get(gate.name, True) and gate.passed
         facts = StageFacts(
-            state="succeeded" if all(passed.values()) or self.accept else "rejected",
+            state="succeeded" if all(passed.values()) or self._is_accepted else "rejected",
             data_day=self.plan.day,
             started=record.started,
             ended=datetime.now(UTC),

@@ -210,15 +210,20 @@ def _run_day(
     accept: bool,
 ) -> None:
     ledger, settled = stages.ledger, stages.ledger.settled(day)
+    now = published_now(settings.data.root)
     if settled is not None and settled.state == "published":
         print(f"{day}: published already{_since(settings, ledger, day)}", flush=True)
         return
     plan = plan_of(stages, settings, arguments.overrides, day)
-    if settled is not None and not accept:
+    # A driver that was killed right then could not record it.
+    serves = now is not None and now.day == day
+    if accept or serves:
+        settled = None
+    if settled is not None:
         why = check_rejected(plan, ledger, settled)
         print(f"{day}: {settled.state} before, but {why}", flush=True)
     check_turn(plan)
-    Day(plan=plan, stages=stages, accept=accept, settled=None if accept else settled).run()
+    Day(plan=plan, stages=stages, accept=accept, serves=serves, settled=settled).run()
 
 
 def _since(settings: JobSettings, ledger: Ledger, day: date) -> str:

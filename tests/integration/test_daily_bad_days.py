@@ -29,6 +29,7 @@ from tests.integration.daily_market import (
     flipped,
     half,
 )
+from tests.jobs.ledgers import write
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -249,6 +250,16 @@ def test_a_poisoned_day_is_left_out(market):
     code, output = market.daily(TOMORROW, "--accept")
     assert code == PUBLISHED, output
     assert market.ledger.day(TOMORROW).note == "accepted by hand"
+    # A driver that was killed when it had published the day, before it could record that.
+    write(
+        market.ledger,
+        "DELETE FROM ledger_days WHERE state = 'published' AND day = ?",
+        str(TOMORROW),
+    )
+    assert market.ledger.settled(TOMORROW).state == "rejected"
+    code, output = market.daily(TOMORROW)
+    assert code == PUBLISHED, output
+    assert (market.state(TOMORROW), market.published()["day"]) == ("published", str(TOMORROW))
     ranker = market.published()["rankers"]["ctr"]
     assert ranker["requests_until"] == str(TODAY)
     assert read_export(market.root / ranker["export"]).content_digest == ranker["export_digest"]
