@@ -91,7 +91,7 @@ def clean_events(
     """Clean those of `days`, which ascend, that changed or have no report.
 
     A day that was cleaned stays as it is where its files were removed since, and up to
-    `closed_until` also where they were changed or have come since.
+    `closed_until` whatever became of them or of this code.
 
     Raises:
         MissingDayError, HalfWrittenDayError, CorruptFileError: a day's files are not whole; all
@@ -179,13 +179,14 @@ class _Cleaning:
         published = find_manifest(day_folder(self.root, "events", day))
         if published is None or not self.gate.has_passed(day):
             return None
-        is_removed = not folder.is_dir() and published.input_digest != MISSING
+        contents = self._contents(day, published.input_digest)
         is_closed = closed_until is not None and day <= closed_until
-        if not (is_removed or is_closed):
-            return None
-        if published.same_build(self._contents(day, published.input_digest)):
+        if is_closed and published.config_digest == contents.config_digest:
+            # Also by an older version of the code: what serves has learned from it as it was.
             return published
-        if is_removed:
+        if not folder.is_dir() and published.input_digest != MISSING:
+            if published.same_build(contents):
+                return published
             raise MissingDayError(
                 f"{folder}: removed after it was cleaned, and has to be cleaned again for other "
                 "settings or another version of the code; bring it back"

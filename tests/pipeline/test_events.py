@@ -281,6 +281,23 @@ def test_closed_days_stay_as_they_were_cleaned(root, source):
     assert [rows_of(root, "events", day) for day in days[:2]] == before[:2]
 
 
+def test_an_update_of_the_code_cleans_no_closed_day_again(root, source, monkeypatch):
+    days = [DAY, date(2024, 5, 2)]
+    for day in days:
+        write_day(source, day, [event("u", 1, at(day, 5))])
+    cleaned(root, source, *days)
+    monkeypatch.setattr("pipeline.events.code_version", lambda *names: "another")
+    shutil.rmtree(source / f"day={DAY}")
+    assert cleaned(root, source, *days, closed_until=DAY).built == days[1:]
+    with pytest.raises(MissingDayError, match="another version of the code"):
+        cleaned(root, source, *days)
+    with pytest.raises(MissingDayError, match="removed after it was cleaned"):
+        cleaned(root, source, DAY, closed_until=DAY, time_unit="ms", missing_days="allow")
+    # Other settings may make other columns of it.
+    write_day(source, DAY, [event("u", 1, at(DAY, 5))])
+    assert cleaned(root, source, DAY, closed_until=DAY, time_unit="ms").built == [DAY]
+
+
 def test_a_closed_day_that_was_never_cleaned_is(root, source):
     with pytest.raises(MissingDayError):
         cleaned(root, source, DAY, closed_until=DAY)
