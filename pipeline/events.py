@@ -104,17 +104,17 @@ def clean_events(
     source = how.source
     check_names(how.checks, how.features)
     gate = EventsGate(Path(root), days, source, how.checks)
-    cleaning = _Cleaning(engine, Path(root), source, how.features, gate)
+    run = _Run(engine, Path(root), how, gate)
     digests = SourceDigests(Path(root))
-    kept = {day: cleaning.kept(day, how.closed_until) for day in days}
+    kept = {day: run.kept(day) for day in days}
     found = [_find(source, day, digests) for day in days if kept[day] is None]
     not_taken_in = [day for day, m in kept.items() if m and _is_changed(source, m, digests)]
     digests.save()
-    stale = cleaning.stale(found)
+    stale = run.stale(found)
     footers = {s.day: [read_footer(path) for path in s.files] for s in found if s.day in stale}
     tick = ticker(progress, "events", len(stale))
     for together in _in_portions(footers):
-        cleaning.clean_together(together, {day: stale[day] for day in together}, tick)
+        run.clean_together(together, {day: stale[day] for day in together}, tick)
     return CleanedDays(built=list(stale), not_taken_in=not_taken_in)
 
 
@@ -160,27 +160,26 @@ def _in_portions(footers: Mapping[date, list[Footer]]) -> Iterator[dict[date, li
 
 
 @dataclass(frozen=True)
-class _Cleaning:
+class _Run:
     """One call of `clean_events`."""
 
     engine: Engine
     root: Path
-    source: SourceSettings
-    features: Sequence[FeatureSettings]
+    how: Cleaning
     gate: EventsGate
 
-    def kept(self, day: date, closed_until: date | None) -> Manifest | None:
+    def kept(self, day: date) -> Manifest | None:
         """What was made of a day that stays as it was cleaned; None if its files decide.
 
         Raises:
             MissingDayError: other settings would have to clean it again, and its files are gone.
         """
-        folder = source_folder(self.source.path, day)
+        folder = source_folder(self.how.source.path, day)
         published = find_manifest(day_folder(self.root, "events", day))
         if published is None or not self.gate.has_passed(day):
             return None
         contents = self._contents(day, published.input_digest)
-        is_closed = closed_until is not None and day <= closed_until
+        is_closed = self.how.closed_until is not None and day <= self.how.closed_until
         if is_closed and published.config_digest == contents.config_digest:
             # Also by an older version of the code: what serves has learned from it as it was.
             return published
@@ -198,7 +197,7 @@ class _Cleaning:
             kind="events",
             day=day,
             input_digest=input_digest,
-            config_digest=_config_digest(self.source, self.features),
+            config_digest=_config_digest(self.how.source, self.how.features),
             code_version=code_version("casting", "classify"),
         )
 
@@ -229,7 +228,7 @@ class _Cleaning:
         profiles: Mapping[date, DayProfile] = {}
         if events is not None:
             known = self.gate.checks.actions
-            profiles = profile_days(self.engine, events, self.features, known)
+            profiles = profile_days(self.engine, events, self.how.features, known)
         stops = self.gate.stopped_days(footers, accounts, profiles)
         filled = {
             day: accounts[day].written_into(made, {})
@@ -237,7 +236,9 @@ class _Cleaning:
             if day not in stops
         }
         rows = self._in_order(events, list(filled), list(stops)) if events is not None else iter(())
-        publish_days(self.root, rows, filled, events_schema(self.features), ROW_GROUP_ROWS, tick)
+        publish_days(
+            self.root, rows, filled, events_schema(self.how.features), ROW_GROUP_ROWS, tick
+        )
         if stops:
             raise next(iter(stops.values()))
 
@@ -245,7 +246,7 @@ class _Cleaning:
         """Files that have all columns; the rows of the others are set aside."""
         for footer in files:
             account.num_rows += footer.num_rows
-            problem = file_problem(footer, self.source, self.features)
+            problem = file_problem(footer, self.how.source, self.how.features)
             if problem is None:
                 yield footer
             elif footer.num_rows:
@@ -254,11 +255,11 @@ class _Cleaning:
 
     def _events(self, readable: Sequence[Footer], accounts: Mapping[date, Account]) -> Table:
         """The events among the files' rows, evaluated; the other rows are put to account."""
-        rows = classified_events(self.engine, readable, self.source, self.features)
+        rows = classified_events(self.engine, readable, self.how.source, self.how.features)
         rows = _computed(self.engine, rows, readable)
-        rows = with_duplicates_marked(self.engine, rows, self.features)
+        rows = with_duplicates_marked(self.engine, rows, self.how.features)
         add_reasons(self.engine, rows, accounts)
-        return rows.filter(rows.reason.isnull()).select("day", *event_columns(self.features))
+        return rows.filter(rows.reason.isnull()).select("day", *event_columns(self.how.features))
 
     def _in_order(
         self, events: Table, days: Sequence[date], stops: Sequence[date]

@@ -21,7 +21,7 @@ from jobs.chain.gates import Gate, model_gates, progressive_gate, table_figures,
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import Published, publish, published_now, ranker_of
 from jobs.chain.retention import remove_old
-from jobs.chain.settled import changed_files, holds_the_same
+from jobs.chain.settled import changed_days, holds_the_same, serves
 from jobs.chain.stage_facts import facts_of, read_judgement
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
@@ -50,10 +50,8 @@ class Day:
     stages: Stages
     accept: bool = False
     """publish whatever the gates say"""
-    serves: bool = False
-    """it was published already, which is still to be recorded"""
-    settled: DayRecord | None = None
-    """how it was rejected, where it runs again only if what its files hold is something else"""
+    rejection: DayRecord | None = None
+    """one that stands unless what the day's files hold is something else"""
 
     def run(self) -> Published:
         """Run what is not done yet, and publish.
@@ -88,23 +86,23 @@ class Day:
     @property
     def _is_accepted(self) -> bool:
         """Whether no gate keeps it from being published; what serves has been let through."""
-        return self.accept or self.serves
+        return self.accept or serves(self.plan)
 
     def _notes(self) -> Iterator[str]:
         """What is to be known of a day that is published."""
         if self.accept:
             yield "accepted by hand"
         before, ledger = self.plan.before, self.stages.ledger
-        changed = changed_files(self.plan.settings, ledger, before.day) if before else []
+        changed = changed_days(self.plan.settings, ledger, before.day) if before else []
         if changed:
             days = ", ".join(map(str, changed))
             yield f"closed days whose files were changed, which is not taken in: {days}"
 
     def _run(self) -> Published:
         self._prepare()
-        if self.settled and holds_the_same(self.plan, self.stages.ledger, self.settled):
+        if self.rejection and holds_the_same(self.plan, self.stages.ledger, self.rejection):
             print(f"{self.plan.day}: what its files hold is the same", flush=True)
-            raise RejectedError(self.settled.note)
+            raise RejectedError(self.rejection.note)
         self._side_by_side(self._test)
         self.stages.run(self.plan.pretrain())
         self.stages.run(self.plan.export())

@@ -19,9 +19,9 @@ from torchx.schedulers.local_scheduler import SignalException
 
 from jobs.chain.day import Day
 from jobs.chain.inputs import source_digests
-from jobs.chain.published import published_days, published_now
+from jobs.chain.published import published_now
 from jobs.chain.schedulers import check_scheduler
-from jobs.chain.settled import changed_files, check_rejected, check_turn
+from jobs.chain.settled import published_already, rejection_of
 from jobs.chain.stages import Stages
 from jobs.chain.start import check_daily, plan_of
 from jobs.ledger.ledger import Ledger, open_ledger
@@ -209,32 +209,12 @@ def _run_day(
     *,
     accept: bool,
 ) -> None:
-    ledger, settled = stages.ledger, stages.ledger.settled(day)
-    now = published_now(settings.data.root)
-    if settled is not None and settled.state == "published":
-        print(f"{day}: published already{_since(settings, ledger, day)}", flush=True)
+    ledger = stages.ledger
+    if said := published_already(settings, ledger, day):
+        print(said, flush=True)
         return
     plan = plan_of(stages, settings, arguments.overrides, day)
-    # A driver that was killed right then could not record it.
-    serves = now is not None and now.day == day
-    if accept or serves:
-        settled = None
-    if settled is not None:
-        why = check_rejected(plan, ledger, settled)
-        print(f"{day}: {settled.state} before, but {why}", flush=True)
-    check_turn(plan)
-    Day(plan=plan, stages=stages, accept=accept, serves=serves, settled=settled).run()
-
-
-def _since(settings: JobSettings, ledger: Ledger, day: date) -> str:
-    """What became of a published day's files."""
-    if day not in changed_files(settings, ledger, day):
-        return ""
-    if published_days(settings.data.root)[0] < day:
-        how = f"go back first (jobs.publish --rollback --to a day before {day})"
-    else:
-        how = f"start over: remove {settings.data.root / 'published'} and {ledger.name}"
-    return (
-        "; its files were changed since, which is not taken in: what serves has learned from them "
-        f"as they were. To make it again, {how}"
-    )
+    rejection, why = rejection_of(plan, ledger, accept=accept)
+    if rejection is not None:
+        print(f"{day}: {rejection.state} before, but {why}", flush=True)
+    Day(plan=plan, stages=stages, accept=accept, rejection=rejection).run()

@@ -11,7 +11,7 @@ from jobs.chain.plan import DayPlan
 from jobs.chain.published import published_now
 from jobs.chain.schedulers import check_scheduler
 from jobs.chain.settings import DailySettings, StageSettings, Submitted
-from jobs.chain.settled import check_rejected, check_turn
+from jobs.chain.settled import published_already, rejection_of
 from jobs.chain.stage_job import Job
 from jobs.chain.stages import Stages
 from jobs.chain.start import check_brought, plan_of
@@ -56,19 +56,17 @@ def _day(
     stages: Stages, settings: JobSettings, given: Sequence[str], day: date, *, accept: bool
 ) -> Iterator[str]:
     """Lines of one day."""
-    settled = stages.ledger.settled(day)
-    if settled is not None and settled.state == "published":
+    if published_already(settings, stages.ledger, day):
         yield f"{day}: published already: nothing to do"
         return
     plan = plan_of(stages, settings, given, day)
-    if settled is not None and not accept:
-        try:
-            why = check_rejected(plan, stages.ledger, settled)
-        except RejectedError as error:
-            yield f"{error}: nothing to do"
-            return
-        yield f"{day}: {settled.state} before, but {why}"
-    check_turn(plan)
+    try:
+        rejection, why = rejection_of(plan, stages.ledger, accept=accept)
+    except RejectedError as error:
+        yield f"{error}: nothing to do"
+        return
+    if rejection is not None:
+        yield f"{day}: {rejection.state} before, but {why}"
     check_brought(plan.settings, day)
     start = "cold, it is the first" if plan.before is None else f"on from {plan.before.day}"
     yield f"{day}: {start}; tasks {', '.join(plan.tasks)}; {_scheduler(plan.settings.daily)}"

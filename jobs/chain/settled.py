@@ -12,7 +12,7 @@ from functools import partial
 
 from jobs.chain.inputs import source_digests
 from jobs.chain.plan import DayPlan
-from jobs.chain.published import published_now
+from jobs.chain.published import published_days, published_now
 from jobs.chain.stage_job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import DayRecord, Record, StageKey
@@ -22,15 +22,64 @@ from pipeline.errors import RejectedError, WaitingError
 from pipeline.partitions import days_between
 from pipeline.source_files import MISSING
 
-__all__ = ["changed_files", "check_rejected", "check_turn", "holds_the_same"]
+__all__ = ["changed_days", "holds_the_same", "published_already", "rejection_of", "serves"]
 
 
-def check_rejected(plan: DayPlan, ledger: Ledger, settled: DayRecord) -> str:
-    """What a rejected day would start from that it did not when it was rejected.
+def published_already(settings: JobSettings, ledger: Ledger, day: date) -> str:
+    """What is to be said of a day that is published; empty if it is not."""
+    settled = ledger.settled(day)
+    if settled is None or settled.state != "published":
+        return ""
+    if day not in changed_days(settings, ledger, day):
+        return f"{day}: published already"
+    if any(other < day for other in published_days(settings.data.root)):
+        how = f"go back first (jobs.publish --rollback --to a day before {day})"
+    else:
+        how = f"start over: remove {settings.data.root / 'published'} and {ledger.name}"
+    return (
+        f"{day}: published already; its files were changed since, which is not taken in: what "
+        f"serves has learned from them as they were. To make it again, {how}"
+    )
+
+
+def rejection_of(
+    plan: DayPlan, ledger: Ledger, *, accept: bool = False
+) -> tuple[DayRecord | None, str]:
+    """A rejection that stands unless the day holds something else now, and why it may.
+
+    None where there is none, where it is accepted, or where the day serves all the same.
 
     Raises:
-        RejectedError: nothing.
+        RejectedError: it stands.
+        WaitingError: a later day is published, which went on without this one.
     """
+    settled, why = ledger.settled(plan.day), ""
+    if accept or serves(plan):
+        settled = None
+    if settled is not None:
+        why = _why_it_may_differ(plan, ledger, settled)
+        if not why:
+            raise RejectedError(
+                f"{plan.day}: rejected before: {settled.note}; mend its data, or run it with "
+                "--accept to publish it all the same"
+            )
+    now = published_now(plan.settings.data.root)
+    if now is not None and now.day > plan.day:
+        raise WaitingError(
+            f"{plan.day}: {now.day} is published already, and closed all days before it; go back "
+            f"first (jobs.publish --rollback --to a day before {plan.day}), then run all days again"
+        )
+    return settled, why
+
+
+def serves(plan: DayPlan) -> bool:
+    """Whether the day's set is out: a driver that is killed right then does not record it."""
+    now = published_now(plan.settings.data.root)
+    return now is not None and now.day == plan.day
+
+
+def _why_it_may_differ(plan: DayPlan, ledger: Ledger, settled: DayRecord) -> str:
+    """What a rejected day would start from that it did not then; empty if nothing."""
     if plan.before is not None and plan.before.at > settled.at:
         return f"{plan.before.day}, which it goes on from, was published since"
     job = plan.prepare()
@@ -41,23 +90,7 @@ def check_rejected(plan: DayPlan, ledger: Ledger, settled: DayRecord) -> str:
     both = before.inputs.keys() & job.inputs.keys()
     now = {name: job.inputs[name] for name in sorted(both)}
     then = {name: before.inputs[name] for name in now}
-    why = "; ".join(differences({"inputs": then}, {"inputs": now}))
-    if not why:
-        raise RejectedError(
-            f"{plan.day}: rejected before: {settled.note}; mend its data, or run it with "
-            "--accept to publish it all the same"
-        )
-    return why
-
-
-def check_turn(plan: DayPlan) -> None:
-    """Raise WaitingError where a later day is published, which went on without this one."""
-    now = published_now(plan.settings.data.root)
-    if now is not None and now.day > plan.day:
-        raise WaitingError(
-            f"{plan.day}: {now.day} is published already, and closed all days before it; go back "
-            f"first (jobs.publish --rollback --to a day before {plan.day}), then run all days again"
-        )
+    return "; ".join(differences({"inputs": then}, {"inputs": now}))
 
 
 def holds_the_same(plan: DayPlan, ledger: Ledger, settled: DayRecord) -> bool:
@@ -80,7 +113,7 @@ def _reads_the_same(before: Record, job: Job | None) -> bool:
     return job is not None and before.inputs == job.inputs
 
 
-def changed_files(settings: JobSettings, ledger: Ledger, last: date) -> list[date]:
+def changed_days(settings: JobSettings, ledger: Ledger, last: date) -> list[date]:
     """Closed days up to the last of them whose files are others than those that were prepared.
 
     Only as many days are looked at as can be built again; files that were removed do not count.

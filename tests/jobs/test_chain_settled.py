@@ -8,7 +8,7 @@ import pytest
 from jobs.chain.driver import ledger_of
 from jobs.chain.plan import DayPlan
 from jobs.chain.published import publish, published_on
-from jobs.chain.settled import changed_files, check_rejected, check_turn, holds_the_same
+from jobs.chain.settled import changed_days, holds_the_same, rejection_of
 from pipeline.errors import RejectedError, WaitingError
 from tests.jobs.daily_root import FIRST, START
 
@@ -56,7 +56,7 @@ def record(ledger, job, state="succeeded"):
 
 
 def verdict(plan, ledger):
-    return check_rejected(plan, ledger, ledger.settled(plan.day))
+    return rejection_of(plan, ledger)[1]
 
 
 def test_a_rejected_day_stays_so_while_its_files_are_the_same(chain, ledger, rejected):
@@ -110,26 +110,26 @@ def test_nor_is_it_forgotten_that_the_day_before_it_was_made_anew(chain, ledger,
     assert holds_the_same(again, ledger, ledger.settled(DAY))
 
 
-def test_a_later_day_that_is_published_comes_first(chain, before, rejected):
-    check_turn(rejected)
+def test_a_later_day_that_is_published_comes_first(chain, ledger, before, rejected):
+    assert rejection_of(rejected, ledger, accept=True) == (None, "")
     publish(chain.root, NEXT, before.rankers)
     with pytest.raises(WaitingError, match=rf"{NEXT} is published already, .*--rollback"):
-        check_turn(rejected)
+        rejection_of(rejected, ledger, accept=True)
 
 
 def test_changed_files_of_closed_days(chain, ledger, before, rejected):
     settings = chain.settings()
-    assert changed_files(settings, ledger, FIRST) == []
+    assert changed_days(settings, ledger, FIRST) == []
     chain.source(START, "other")
     chain.source(FIRST, "other")
-    assert changed_files(settings, ledger, FIRST) == [START, FIRST]
+    assert changed_days(settings, ledger, FIRST) == [START, FIRST]
     narrow = chain.settings("data.keep_states=2")
-    assert changed_files(narrow, ledger, FIRST) == [FIRST]
+    assert changed_days(narrow, ledger, FIRST) == [FIRST]
     # An open day that changed is taken in by the next day's prepare.
     chain.source(DAY, "mended")
     chain.source(NEXT)
     record(ledger, plan_of(chain, NEXT, before).prepare())
-    assert changed_files(settings, ledger, NEXT) == [START, FIRST]
+    assert changed_days(settings, ledger, NEXT) == [START, FIRST]
 
 
 def test_files_that_were_removed_are_no_change(chain, ledger, before):
@@ -137,4 +137,4 @@ def test_files_that_were_removed_are_no_change(chain, ledger, before):
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    assert changed_files(chain.settings(), ledger, FIRST) == []
+    assert changed_days(chain.settings(), ledger, FIRST) == []
