@@ -43,7 +43,10 @@ def _publish(arguments: argparse.Namespace) -> None:
         with ledger.lease("daily", settings.daily.lease_seconds) as lease:
             now, before = roll_back(root, arguments.to)
             for day in days_between(before.day + timedelta(days=1), now.day):
-                ledger.set_day(day, "rejected", f"rolled back to {before.day}", lease=lease)
+                settled = ledger.settled(day)
+                # A day that was rejected by itself keeps its reason.
+                if settled is None or settled.state != "rejected":
+                    ledger.set_day(day, "rejected", f"rolled back to {before.day}", lease=lease)
         publish_serving(settings.monitoring, before.day)
         lines.append(f"went back from {now.day} to {before.day}")
     current = published_now(root)

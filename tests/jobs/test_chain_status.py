@@ -269,6 +269,21 @@ def test_going_back_counts_the_days_after_as_rejected(chain, ledger, monkeypatch
     assert (what, float(value)) == (name, day_s)
 
 
+def test_going_back_leaves_a_day_between_its_own_reason(chain, ledger, monkeypatch, capsys):
+    last = NEXT + timedelta(days=1)
+    for day in (FIRST, last):
+        chain.pretraining(day)
+        publish(chain.root, day, {"ctr": chain.ranker(day)})
+        ledger.set_day(day, "published")
+    ledger.set_day(NEXT, "rejected", "auc: 0.4 against 0.6")
+    run(monkeypatch, capsys, publish_verb, chain, "--rollback", "--to", str(FIRST))
+    notes = [(day.state, day.note) for day in ledger.days(NEXT, last)]
+    assert notes == [
+        ("rejected", "auc: 0.4 against 0.6"),
+        ("rejected", f"rolled back to {FIRST}"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
