@@ -45,7 +45,8 @@ def _work_of(case: Case, architecture: Architecture, batch: Any) -> Work:
 
     Bytes: what every matrix product reads is written in forward and read in backward (15 widths a
     token and layer, in the product's type), rows of tables are read, updated and their squares
-    kept, AdamW reads four and writes three numbers a dense parameter.
+    kept, AdamW reads four and writes three numbers a parameter, of whole tables where it trains
+    them.
     """
     width, layers = architecture.width, architecture.num_layers
     if isinstance(batch, RankingBatch):
@@ -69,9 +70,19 @@ def _work_of(case: Case, architecture: Architecture, batch: Any) -> Work:
     forward = layers * (2 * 13 * width**2 * tokens + 4 * width * pairs) + last + head
     activations = 2 * 15 * width * tokens * layers * (2 if case.precision == "bf16" else 4)
     distinct = int(items.unique().numel()) + negatives + NUM_CATEGORIES
-    tables = 0 if case.dense_only else distinct * width * 4 * (1 if case.frozen else 3)
-    num_bytes = activations + tables + 7 * 4 * architecture.num_block_parameters
-    return Work(flops=3 * forward, num_bytes=num_bytes, num_tokens=tokens)
+    numbers = 7 * architecture.num_block_parameters + _table_numbers(case, distinct) * width
+    return Work(flops=3 * forward, num_bytes=activations + 4 * numbers, num_tokens=tokens)
+
+
+def _table_numbers(case: Case, distinct: int) -> int:
+    """Read and written of the tables, in widths, where a step looks up so many distinct rows."""
+    if case.dense_only:
+        return 0
+    if case.frozen:
+        return distinct
+    if case.table_optimizer == "adamw":
+        return 7 * (case.num_items + NUM_CATEGORIES)
+    return 3 * distinct
 
 
 def floor_ms(flops: float, num_bytes: float, matmul_rate: float, copy_rate: float) -> float:

@@ -27,8 +27,9 @@ from benchmarks.model import forward_of, model_of, table_rows
 from benchmarks.plain import PlainTraining
 from benchmarks.synthetic import Case, draw_all
 from embeddings.initialization import initialize
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.sharding import shard
-from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec
+from embeddings.tables import EmbeddingTables
 from jobs.distributed import World, join_world
 from jobs.sections import TrainingSettings
 from jobs.training import build_seeded
@@ -83,7 +84,10 @@ def build_model(
         TableSpec(name=name, num_rows=number, dim=architecture.width, vocabulary_digest="")
         for name, number in rows.items()
     ]
-    settings = EmbeddingSettings(replicated_bytes=2**40 if case.replicated else 0)
+    settings = EmbeddingSettings(
+        optimizer=case.table_optimizer,  # pyright: ignore[reportArgumentType]
+        replicated_bytes=2**40 if case.replicated else 0,
+    )
     frozen = list(rows) if case.frozen else []
     tables = EmbeddingTables(specs, settings, frozen=frozen, device=torch.device("meta"))
     model = shard(build_seeded(lambda: model_of(case, architecture, tables), 0, device), device)

@@ -35,6 +35,8 @@ class Case:
     frozen: bool = False
     replicated: bool = False
     """frozen tables are whole in every process"""
+    table_optimizer: str = "rowwise_adagrad"
+    """of tables that are trained: `embeddings.optimizer`"""
     full_length: bool = False
     """every history has `MAX_LENGTH` events"""
     num_negatives: int = 4096

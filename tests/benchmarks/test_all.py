@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import PARTS
 from benchmarks.floor import work
 from benchmarks.processes import environment
-from benchmarks.synthetic import NUM_CATEGORIES, Case, draw_all, num_tokens
+from benchmarks.synthetic import MAX_LENGTH, NUM_CATEGORIES, Case, draw_all, num_tokens
 from benchmarks.training import cases, name_of
 from models.architecture import Architecture
 
@@ -61,6 +61,18 @@ def test_work_of_a_step_by_hand(rng):
     dense = replace(case, dense_only=True)
     without = work(dense, Architecture.parse("L1H32A2"), draw_all(dense, rng))
     assert with_tables.num_bytes > without.num_bytes
+
+
+def test_work_on_tables_is_of_looked_up_rows_and_with_adamw_of_all():
+    case = Case(task="ranking", architecture="L1H32A2", rows=2, num_items=5_000)
+    batches = draw_all(case, np.random.default_rng(0))[:1]
+    trained, frozen, whole = (
+        work(replace(case, **how), Architecture.parse(case.architecture), batches).num_bytes
+        for how in ({}, {"frozen": True}, {"table_optimizer": "adamw"})
+    )
+    looked_up = (trained - frozen) / 2
+    assert 0 < looked_up / (4 * 32) <= 2 * MAX_LENGTH + 4 + NUM_CATEGORIES
+    assert whole - frozen == 7 * 4 * 32 * (5_000 + NUM_CATEGORIES) - looked_up
 
 
 def test_tokens_are_events_and_candidates(rng):
