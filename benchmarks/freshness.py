@@ -25,6 +25,7 @@ from typing import Any
 from jobs import export, judge, prepare, pretrain, rank, simulate
 from jobs.command import Arguments
 from jobs.facts import machine
+from jobs.judgements import judgement_path
 from jobs.settings import JobSettings
 from pipeline.partitions import days_between
 from pipeline.settings import load_settings
@@ -182,7 +183,7 @@ class Market:
             "judging.kind=all",
         ]
         settings = self._settings(root, (day, day), (day, day), *asked)
-        path = judge.judgement_path(settings, settings.judging.name)
+        path = judgement_path(settings, settings.judging.name)
         if not path.exists():
             _quietly(judge.judge, Arguments(settings, resume=False))
         return json.loads(path.read_text())["models"][str(day)]

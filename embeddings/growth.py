@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, Metadata
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 
 from embeddings.parameters import table_in
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from pipeline.errors import CheckpointError, VocabularyError
 
 __all__ = ["Growth", "growth", "load_grown"]

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from embeddings.settings import TableSpec
 from embeddings.shards import Shard, local_shards
-from embeddings.tables import TableSpec, tables_of
+from embeddings.tables import tables_of
 
 __all__ = ["BLOCK_ROWS", "initialize"]
 

@@ -43,7 +43,8 @@ from torchrec.distributed.types import (
 from torchrec.optim.fused import FusedOptimizerModule
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from embeddings.tables import EmbeddingTables, TableSpec, module_name, table_name, tables_of
+from embeddings.settings import TableSpec
+from embeddings.tables import EmbeddingTables, module_name, table_name, tables_of
 from pipeline.errors import ConfigError
 
 __all__ = ["describe_plan", "set_table_learning_rate", "shard"]

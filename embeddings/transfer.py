@@ -13,7 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from embeddings.digests import content_digests, rectangle_digest
-from embeddings.export import TENSOR_NAME, ExportedFile, ExportedTable, ExportManifest, read_export
+from embeddings.manifests import (
+    TENSOR_NAME,
+    ExportedFile,
+    ExportedTable,
+    ExportManifest,
+    read_export,
+)
 from embeddings.shards import Shard, local_shards
 from embeddings.tables import EmbeddingTables, tables_of
 from pipeline.errors import DigestError, ExportError

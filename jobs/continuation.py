@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.growth import Growth, growth
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.checkpoints import CheckpointStore, newest_checkpoint
 from jobs.distributed import World

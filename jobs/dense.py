@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from embeddings.export import MANIFEST, ExportManifest
+from embeddings.manifests import MANIFEST, ExportManifest
 from models.generative import GenerativeModel
 from models.ranking import RankingModel
 from pipeline.digests import file_sha256

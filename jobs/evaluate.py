@@ -10,7 +10,7 @@ ranking day>: result.json, summary.txt, report.html.
 from dataclasses import asdict
 from typing import Any
 
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.baselines import baseline_results
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.command import Arguments, run_verb

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import nn
 
-from embeddings.export import ExportManifest, export_tables, remove_unpublished
+from embeddings.export import export_tables, remove_unpublished
+from embeddings.manifests import ExportManifest
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.claims import claim
 from jobs.command import Arguments, run_verb

@@ -6,7 +6,7 @@ Kept in a run's identity.json; `--resume`, export and evaluate compare before th
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.settings import JobSettings
 from pipeline.digests import texts_digest
 from pipeline.partitions import day_folder, days_between, read_manifest

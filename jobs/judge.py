@@ -18,13 +18,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.checkpoints import load_model, newest_checkpoint
 from jobs.claims import claim
 from jobs.command import Arguments, run_verb
 from jobs.distributed import World, join_world
 from jobs.evaluation import Slice, evaluate_slices
+from jobs.judgements import NEW_ITEMS, judgement_path
 from jobs.ranker import build_ranking_model, fill_frozen
 from jobs.readers import AskedRequests, asked_reader
 from jobs.run_records import load_run
@@ -32,16 +33,11 @@ from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings
 from pipeline.batches import RankingBatch
 from pipeline.errors import CheckpointError, ConfigError, VocabularyError
-from pipeline.partitions import day_folder
 from pipeline.reader import Reader
 from pipeline.schema import UNKNOWN_ROW, DaySettings
 from pipeline.vocabulary import rows_known_by
 
-__all__ = ["NEW_ITEMS", "judge", "judgement_path", "main", "settings_of_day"]
-
-NEW_ITEMS = "new_items"
-"""The slice of candidates whose item was not in the vocabulary `judging.new_item_days` before the
-first day of the requests"""
+__all__ = ["judge", "main", "settings_of_day"]
 
 
 def main() -> None:
@@ -80,12 +76,6 @@ def settings_of_day(settings: JobSettings, day: date) -> JobSettings:
     """The settings under which the folders of a run up to `day` are found."""
     days = DaySettings(pretraining=(day, day), ranking=(day, day))
     return settings.model_copy(update={"days": days})
-
-
-def judgement_path(settings: JobSettings, name: str) -> Path:
-    """Where a judgement of the last training day is written."""
-    task_root = settings.data.root / "judgements" / settings.task
-    return day_folder(task_root.parent, task_root.name, settings.days.training[1]) / f"{name}.json"
 
 
 def _readers(

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from embeddings.initialization import initialize
+from embeddings.settings import TableSpec
 from embeddings.sharding import shard
-from embeddings.tables import EmbeddingTables, TableSpec
+from embeddings.tables import EmbeddingTables
 from jobs.command import Arguments, run_verb
 from jobs.continuation import pretraining_start
 from jobs.distributed import World, join_world

@@ -11,7 +11,7 @@ validation days, the best by validation AUC), metrics, result.
 
 from collections.abc import Sequence
 
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.checkpoint_files import read_manifest
 from jobs.checkpoints import CheckpointStore, newest_checkpoint
 from jobs.command import Arguments, run_verb

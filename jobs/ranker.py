@@ -8,8 +8,9 @@ from torch import nn
 
 from embeddings.freezing import check_frozen, prove_unchanged
 from embeddings.initialization import initialize
+from embeddings.settings import TableSpec
 from embeddings.sharding import shard
-from embeddings.tables import EmbeddingTables, TableSpec
+from embeddings.tables import EmbeddingTables
 from embeddings.transfer import transfer
 from jobs.dense import DENSE_DIGEST, load_dense
 from jobs.distributed import World

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal, TypeVar
 
-from embeddings.tables import TableSpec
+from embeddings.settings import TableSpec
 from jobs.distributed import World
 from jobs.prepare import prepare_all
 from jobs.settings import JobSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from embeddings.tables import EmbeddingSettings, TableSpec
+from embeddings.settings import EmbeddingSettings, TableSpec
 from jobs.chain.settings import DailySettings
 from jobs.monitoring.settings import MonitoringSettings
 from jobs.sections import (

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.settings import TableSpec
 from embeddings.sharding import describe_plan, set_table_learning_rate
-from embeddings.tables import TableSpec
 from jobs.checkpoints import CheckpointStore, Progress, newest_checkpoint
 from jobs.continuation import Continuation
 from jobs.distributed import World

@@ -1,6 +1,7 @@
 """The import rules: pipeline <- embeddings <- models <- jobs, read from the source by ast."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,3 +128,12 @@ def test_what_the_rules_allow_passes(module, source):
 
 def test_every_room_is_looked_at():
     assert {path.relative_to(ROOT).parts[0] for path in MODULES} >= set(ROOMS)
+
+
+def test_commands_that_only_read_settings_and_files_do_not_wait_for_torchrec():
+    light = "jobs.daily jobs.status jobs.publish jobs.backfill jobs.prepare jobs.ingest".split()
+    told = f"import sys, {', '.join(light)}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True)
+    loaded = set(ran.stdout.split())
+    assert set(light) <= loaded
+    assert not {"torchrec", "fbgemm_gpu"} & loaded

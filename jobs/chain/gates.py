@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from embeddings.export import TENSOR_NAME, ExportedTable, read_export
+from embeddings.manifests import TENSOR_NAME, ExportedTable, read_export
 from jobs.chain.settings import GateSettings
 from jobs.findings import auc_sampling_error
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.chain.inputs import data_digests, final_digest, source_digests
 from jobs.chain.published import Published, PublishedRanker, published_days, published_on
 from jobs.chain.request_days import RequestDays
 from jobs.chain.settings import Submitted
 from jobs.chain.stage_job import Job
-from jobs.judge import judgement_path
+from jobs.judgements import judgement_path
 from jobs.settings import JobSettings
 from pipeline.digests import texts_digest
 from pipeline.partitions import day_folder, days_between, read_manifest

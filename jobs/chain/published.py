@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.checkpoint_files import content_digest, problem_of, read_manifest
 from jobs.runs import RunFolder, write_json
 from jobs.settings import JobSettings

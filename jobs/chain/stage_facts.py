@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from jobs.chain.stage_job import Job
-from jobs.judge import NEW_ITEMS, judgement_path
+from jobs.judgements import NEW_ITEMS, judgement_path
 from jobs.ledger.records import Record
 from jobs.metrics import RankingResult
 from jobs.monitoring.facts import StageFacts, with_data, with_export, with_result, with_training

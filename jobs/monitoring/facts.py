@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.checkpoint_files import checkpoints_in
 from jobs.metrics import RankingResult
 from jobs.monitoring.metrics import GATES, RUN_STATES, STAGE_METRICS, STAGES, Sample

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from embeddings.initialization import initialize
 from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.sharding import set_table_learning_rate, shard
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec
+from embeddings.tables import EmbeddingTables
 
 CPU = torch.device("cpu")
 META = torch.device("meta")

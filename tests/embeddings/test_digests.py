@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings.digests import content_digests, rectangle_digest, total_digest
+from embeddings.settings import EmbeddingSettings
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings
 from pipeline.errors import DigestError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import plain_model, sharded_model

@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 
 import embeddings.export
 from embeddings.digests import content_digests
-from embeddings.export import export_tables, read_export, remove_unpublished
+from embeddings.export import export_tables, remove_unpublished
+from embeddings.manifests import read_export
+from embeddings.settings import EmbeddingSettings
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings
 from pipeline.errors import ExportError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import plain_model, sharded_model

@@ -6,8 +6,8 @@ from torch.profiler import ProfilerActivity, profile
 from embeddings.digests import content_digests
 from embeddings.freezing import check_frozen, prove_unchanged
 from embeddings.parameters import checkpoint_state, dense_parameters, table_parameters
+from embeddings.settings import EmbeddingSettings
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings
 from pipeline.errors import DigestError, ExportError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import ROWS, batches, plain_model, sharded_model, train

@@ -12,8 +12,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from embeddings.growth import Growth, growth, load_grown
 from embeddings.parameters import checkpoint_state
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings, TableSpec
 from pipeline.errors import CheckpointError, VocabularyError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import DIM, SPECS, plain_model, sharded_model, train

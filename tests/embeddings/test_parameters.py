@@ -4,7 +4,7 @@ import torch.distributed.checkpoint as dcp
 
 from embeddings.digests import content_digests
 from embeddings.parameters import checkpoint_state
-from embeddings.tables import EmbeddingSettings
+from embeddings.settings import EmbeddingSettings
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import sharded_model, train
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from embeddings.initialization import initialize
 from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.settings import EmbeddingSettings
 from embeddings.sharding import describe_plan, set_table_learning_rate
-from embeddings.tables import EmbeddingSettings, EmbeddingTables, tables_of
+from embeddings.tables import EmbeddingTables, tables_of
 from pipeline.errors import ConfigError
 from tests.distributed import run_distributed
 from tests.embeddings.small_model import (

@@ -2,8 +2,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec, tables_of
+from embeddings.tables import EmbeddingTables, tables_of
 from pipeline.errors import ConfigError, VocabularyError
 from tests.embeddings.small_model import CPU, SPECS, plain_model
 

@@ -3,8 +3,8 @@ import torch
 
 from embeddings.digests import content_digests
 from embeddings.export import export_tables
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings, TableSpec
 from embeddings.transfer import transfer
 from pipeline.errors import DigestError, ExportError
 from tests.distributed import run_distributed

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from random import Random
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.checkpoint_files import problem_of
 from tests.disk import small_disk_on
 from tests.integration.daily_loop import VICTIMS, Loop

@@ -14,7 +14,7 @@ from datetime import date
 from random import Random
 from typing import Any
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.chain.published import folders_in_use, published_now
 from jobs.checkpoint_files import problem_of
 from tests.integration.daily_market import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs import checkpoint_files, checkpoints, evaluate, export, pretrain, rank
 from jobs.hooks import ProgressHook
 from jobs.runs import RunFolder

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.runs import RunFolder
 from jobs.strategies import Strategy
 from tests.integration.conftest import settings_of

@@ -10,7 +10,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
-from embeddings.export import TENSOR_NAME, read_export
+from embeddings.manifests import TENSOR_NAME, read_export
 from jobs import export, judge, prepare, pretrain, rank
 from jobs.distributed import join_world
 from jobs.runs import RunFolder

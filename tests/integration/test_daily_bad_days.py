@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.runs import RunFolder
 from tests.integration.daily_market import (

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from torchx.runner import get_runner
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs import components, export, pretrain, rank
 from jobs.launch import Submission, run_stage
 from jobs.runs import RunFolder

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs import export
 from jobs.runs import RunFolder
 from jobs.settings import JobSettings

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from embeddings.export import read_export
+from embeddings.manifests import read_export
 from jobs import prepare
 from jobs.runs import RunFolder
 from jobs.strategies import Strategy

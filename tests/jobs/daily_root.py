@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from embeddings.export import TENSOR_NAME, ExportedFile, ExportedTable, ExportManifest
+from embeddings.manifests import TENSOR_NAME, ExportedFile, ExportedTable, ExportManifest
 from jobs.chain.published import PublishedRanker, ranker_of
 from jobs.checkpoint_files import finish
 from jobs.settings import JobSettings

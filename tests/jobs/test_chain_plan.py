@@ -9,7 +9,7 @@ from jobs.chain.plan import DayPlan
 from jobs.chain.published import Published, publish, published_on
 from jobs.chain.request_days import RequestDays
 from jobs.chain.start import check_daily
-from jobs.judge import judgement_path
+from jobs.judgements import judgement_path
 from pipeline.errors import CheckpointError, ConfigError, ExportError, MissingDayError
 from tests.jobs.daily_root import FIRST, START, export_of
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from jobs.chain.stage_facts import facts_of
 from jobs.chain.stage_job import Job
-from jobs.judge import NEW_ITEMS, judgement_path
+from jobs.judgements import NEW_ITEMS, judgement_path
 from jobs.ledger.records import Record, StageKey
 from jobs.runs import write_json
 from tests.jobs.daily_root import FIRST, DailyRoot

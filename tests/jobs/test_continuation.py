@@ -8,7 +8,7 @@ import torch.distributed as dist
 from embeddings.digests import content_digests
 from embeddings.growth import Growth
 from embeddings.parameters import checkpoint_state, dense_parameters, table_parameters
-from embeddings.tables import EmbeddingSettings
+from embeddings.settings import EmbeddingSettings
 from jobs.checkpoint_files import content_digest, read_manifest
 from jobs.checkpoints import CheckpointStore, Progress
 from jobs.distributed import World

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embeddings.export import export_tables
-from embeddings.tables import EmbeddingSettings
+from embeddings.settings import EmbeddingSettings
 from jobs.metrics import RankingResult
 from jobs.monitoring import push
 from jobs.monitoring.facts import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from embeddings.tables import EmbeddingSettings
+from embeddings.settings import EmbeddingSettings
 from jobs.sections import TrainingSettings
 
 ADAM_EPSILON = 1e-8

@@ -15,9 +15,10 @@ from torch import nn
 
 from embeddings.initialization import initialize
 from embeddings.parameters import dense_parameters, table_parameters
+from embeddings.settings import EmbeddingSettings, TableSpec
 from embeddings.sharding import shard
 from embeddings.shards import local_shards
-from embeddings.tables import EmbeddingSettings, EmbeddingTables, TableSpec
+from embeddings.tables import EmbeddingTables
 from jobs.distributed import World
 from jobs.loop import TrainingLoop
 from jobs.optimizers import dense_optimizer
