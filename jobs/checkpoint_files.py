@@ -24,7 +24,6 @@ __all__ = [
     "finish",
     "problem_of",
     "read_manifest",
-    "remove_unfinished",
     "tidy",
 ]
 
@@ -56,15 +55,6 @@ def finish(temporary: Path, path: Path, facts: Mapping[str, Any]) -> None:
     if path.exists():
         shutil.rmtree(path)
     temporary.rename(path)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed run was writing."""
-    for left in folder.glob(".*.tmp"):
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:  # a network file system's, or a user's
-            left.unlink(missing_ok=True)
 
 
 def tidy(folder: Path, step: int, keep: int) -> None:

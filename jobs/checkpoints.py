@@ -29,11 +29,11 @@ from jobs.checkpoint_files import (
     finish,
     problem_of,
     read_manifest,
-    remove_unfinished,
     tidy,
 )
 from jobs.distributed import World
 from jobs.optimizers import optimizer_state
+from jobs.runs import remove_unfinished
 from pipeline.errors import CheckpointError, FrostrankError, ShortageError
 from pipeline.shortage import FULL_DISK
 

@@ -29,7 +29,7 @@ from jobs.judgements import NEW_ITEMS, judgement_path
 from jobs.ranker import build_ranking_model, fill_frozen
 from jobs.readers import AskedRequests, asked_reader
 from jobs.run_records import load_run
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder, remove_unfinished, write_json
 from jobs.settings import JobSettings
 from pipeline.batches import RankingBatch
 from pipeline.errors import CheckpointError, ConfigError, VocabularyError
@@ -52,7 +52,9 @@ def judge(arguments: Arguments) -> None:
         raise ConfigError("judging.models, judging.days: required here; name days")
     with join_world() as world:
         if world.is_first:
-            claim(judgement_path(settings, judging.name).parent, settings.daily.attempt)
+            folder = judgement_path(settings, judging.name).parent
+            claim(folder, settings.daily.attempt)
+            remove_unfinished(folder)
         names = settings.item_features + settings.context_features
         specs = settings.table_specs(names, settings.ranking.architecture)
         readers = list(_readers(settings, world, specs))

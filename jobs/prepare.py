@@ -16,7 +16,7 @@ from tqdm import tqdm
 from jobs.claims import claim, prepare_folder
 from jobs.command import Arguments, run_verb
 from jobs.data_page import write_data_page
-from jobs.runs import write_json
+from jobs.runs import remove_unfinished, write_json
 from jobs.settings import JobSettings
 from pipeline.errors import DataError
 from pipeline.prepare import PrepareReport, prepare
@@ -32,6 +32,7 @@ def main() -> None:
 def _prepare(arguments: Arguments) -> None:
     settings = arguments.settings
     claim(prepare_folder(settings.data.root), settings.daily.attempt)
+    remove_unfinished(settings.data.root, "progress.json*")
     for line in _lines(prepare_all(settings)):
         print(line)
 

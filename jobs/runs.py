@@ -21,7 +21,7 @@ from jobs.claims import claim
 from pipeline.errors import CheckpointError
 from pipeline.settings import Settings
 
-__all__ = ["RunFolder", "differences", "write_json"]
+__all__ = ["RunFolder", "differences", "remove_unfinished", "write_json"]
 
 # Settings that may differ between a run and its continuation: they change no number.
 _OPERATIONAL = (
@@ -45,6 +45,18 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def remove_unfinished(folder: Path, names: str = "*") -> None:
+    """Remove what processes that were killed were writing in `folder`, of these names.
+
+    For who alone writes them now.
+    """
+    for left in folder.glob(f".{names}.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _open(path: Path, mode: str) -> IO[str]:
@@ -116,8 +128,7 @@ class RunFolder:
         elif self.path.exists():
             aside = self._set_aside()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(".*.tmp"):  # by write_json, killed
-            left.unlink()
+        remove_unfinished(self.path)
         write_json(self.path / "config.json", settings.model_dump(mode="json"))
         write_json(self.path / "identity.json", identity)
         return aside

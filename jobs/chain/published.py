@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from embeddings.manifests import read_export
 from jobs.checkpoint_files import content_digest, problem_of, read_manifest
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder, remove_unfinished, write_json
 from jobs.settings import JobSettings
 from pipeline.errors import CheckpointError, PublicationError
 from pipeline.settings import Settings
@@ -109,10 +109,11 @@ def ranker_of(settings: JobSettings) -> PublishedRanker:
 
 
 def publish(root: Path, day: date, rankers: Mapping[str, PublishedRanker]) -> Published:
-    """Make these the ones that serve."""
+    """Make these the ones that serve; for the chain's one driver."""
     published = Published(day=day, at=datetime.now(UTC), rankers=dict(rankers))
     folder = root / "published"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder)
     # First what can be gone back to: a kill in between leaves the older set serving.
     for name in (f"day={day}.json", "current.json"):
         write_json(folder / name, published.model_dump(mode="json"))
@@ -137,6 +138,7 @@ def roll_back(root: Path, to: date | None = None) -> tuple[Published, Published]
         )
     before = published_on(root, to or earlier[-1])
     assert before is not None, "it was listed"
+    remove_unfinished(root / "published")
     write_json(root / "published" / "current.json", before.model_dump(mode="json"))
     for day in published_days(root):
         if day > before.day:

@@ -81,6 +81,22 @@ def test_a_kill_at_either_file_leaves_a_whole_set_serving(chain, monkeypatch, nu
     assert publish(chain.root, DAYS[1], {"ctr": ranker}) == published_now(chain.root)
 
 
+@pytest.mark.parametrize("again", ["publish", "roll_back"])
+def test_what_a_killed_driver_was_writing_is_removed(chain, again):
+    first, second = publish_day(chain, DAYS[0]), publish_day(chain, DAYS[1], "learned more")
+    folder = chain.root / "published"
+    names = {path.name for path in folder.iterdir()}
+    for name in (f".day={DAYS[1]}.json.123.tmp", ".current.json.123.tmp"):
+        (folder / name).write_text("{")
+    if again == "publish":
+        publish(chain.root, DAYS[1], second.rankers)
+        assert {path.name for path in folder.iterdir()} == names
+    else:
+        roll_back(chain.root)
+        assert {path.name for path in folder.iterdir()} == names - {f"day={DAYS[1]}.json"}
+        assert published_now(chain.root) == first
+
+
 def test_readers_never_see_a_part(chain, monkeypatch):
     """A name is given to a file only when its bytes are on disk."""
     seen = []

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from jobs.checkpoint_files import checkpoints_in, finish, problem_of, remove_unfinished, tidy
+from jobs.checkpoint_files import checkpoints_in, finish, problem_of, tidy
 
 
 def write(folder, name):
@@ -27,11 +27,3 @@ def test_copies_beside_checkpoints_are_neither_taken_nor_removed(tmp_path, kind)
 def test_steps_of_more_digits_than_names_have_are_in_order(tmp_path):
     ours = [write(tmp_path, f"step-{step:08d}") for step in (99_999_999, 100_000_000)]
     assert checkpoints_in(tmp_path, "step") == ours
-
-
-def test_what_is_unfinished_is_removed_be_it_a_folder_or_a_file(tmp_path):
-    kept = write(tmp_path, "step-00000100")
-    (tmp_path / ".step-00000200.tmp").mkdir()
-    (tmp_path / ".x.tmp").write_text("of a network file system")
-    remove_unfinished(tmp_path)
-    assert list(tmp_path.iterdir()) == [kept]

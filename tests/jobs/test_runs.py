@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder, remove_unfinished, write_json
 from pipeline.errors import CheckpointError
 from pipeline.settings import Settings
 
@@ -76,3 +76,20 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path):
     run = RunFolder(tmp_path)
     run.log({"step": 1, "auc": float("nan"), "losses": {"a": float("inf")}})
     assert run.lines() == [{"step": 1, "auc": None, "losses": {"a": None}}]
+
+
+def test_what_is_unfinished_is_removed_be_it_a_folder_or_a_file(tmp_path):
+    kept = [tmp_path / "step-00000100", tmp_path / ".lock"]
+    (tmp_path / ".step-00000200.tmp").mkdir()
+    for path in (*kept, tmp_path / ".result.json.7.tmp"):
+        path.write_text("")
+    remove_unfinished(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_of_some_names_only_those_are_removed(tmp_path):
+    others = tmp_path / ".prepare.attempt.tmp"
+    for path in (others, tmp_path / ".progress.json.7.tmp"):
+        path.write_text("")
+    remove_unfinished(tmp_path, "progress.json*")
+    assert list(tmp_path.iterdir()) == [others]
