@@ -6,10 +6,9 @@ Device-specific choices (NCCL or gloo, which device, how many threads) are made 
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -26,8 +25,6 @@ __all__ = ["World", "join_world"]
 _TIMEOUT = timedelta(hours=2)
 # The store where they meet is there before them, or with the first of them.
 _JOIN_TIMEOUT = timedelta(minutes=5)
-# As gloo names it.
-_READING_THREAD = "gloo_tcp_loop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +84,10 @@ def join_world() -> Generator[World]:
         _join_launched(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    if backend == "gloo":
-        _yield_in_gloo()
     try:
         yield World(rank=rank, size=size, local_size=local_size, device=device)
     finally:
         dist.destroy_process_group()
-
-
-def _yield_in_gloo() -> None:
-    """Give the thread that reads gloo's sockets the least priority.
-
-    Where it interrupts one that is sending, on the same core and with the connection's lock, it
-    asks for that lock over and over until the kernel's next tick, up to 4 ms later: of what an
-    exchange takes, most. Of processor time it needs next to none.
-    """
-    for task in Path("/proc/self/task").glob("*"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # other threads may end meanwhile
-            if (task / "comm").read_text().strip() == _READING_THREAD:
-                os.setpriority(os.PRIO_PROCESS, int(task.name), 19)
 
 
 def _join_launched(backend: str) -> None:
