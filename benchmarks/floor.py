@@ -70,12 +70,12 @@ def _work_of(case: Case, architecture: Architecture, batch: Any) -> Work:
     forward = layers * (2 * 13 * width**2 * tokens + 4 * width * pairs) + last + head
     activations = 2 * 15 * width * tokens * layers * (2 if case.precision == "bf16" else 4)
     distinct = int(items.unique().numel()) + negatives + NUM_CATEGORIES
-    numbers = 7 * architecture.num_block_parameters + _table_numbers(case, distinct) * width
+    numbers = 7 * architecture.num_block_parameters + _rows_moved(case, distinct) * width
     return Work(flops=3 * forward, num_bytes=activations + 4 * numbers, num_tokens=tokens)
 
 
-def _table_numbers(case: Case, distinct: int) -> int:
-    """Read and written of the tables, in widths, where a step looks up so many distinct rows."""
+def _rows_moved(case: Case, distinct: int) -> int:
+    """Rows of tables and of their moments that a step, which looks up so many, reads or writes."""
     if case.dense_only:
         return 0
     if case.frozen:

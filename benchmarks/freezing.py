@@ -11,9 +11,10 @@ moments for whole tables, and is slow: take fewer turns.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.turns import by_turns, facts_of, line, parser_of, ranking_of, write
+from embeddings.settings import EmbeddingSettings
 from jobs.facts import machine
 
 KINDS = {
@@ -29,8 +30,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5_000_000, help="rows of the largest table")
     parser.add_argument(
         "--optimizer",
-        choices=["rowwise_adagrad", "adagrad", "adamw"],
-        default="rowwise_adagrad",
+        choices=get_args(EmbeddingSettings.model_fields["optimizer"].annotation),
+        default=EmbeddingSettings().optimizer,
         help="what trains the trained tables",
     )
     arguments = parser.parse_args()
