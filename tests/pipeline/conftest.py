@@ -1,12 +1,26 @@
-"""Data that is built once, and copied for tests that change it: a small shop, days to read."""
+"""Data that is built once, and copied for tests that change it: a small shop, days to read.
+
+And which threads a test started.
+"""
 
 import shutil
+import threading
 
 import pytest
 
 from pipeline.partitions import day_folder, read_manifest
 from tests.pipeline.reader_days import DAYS, KINDS, write_days
 from tests.pipeline.small_days import run, shop_days
+
+
+@pytest.fixture
+def new_threads():
+    """Called: the threads that a test started and that still run.
+
+    A count of all threads would not do: one that an earlier test left may end at any time.
+    """
+    before = set(threading.enumerate())
+    return lambda: set(threading.enumerate()) - before
 
 
 @pytest.fixture(scope="session")

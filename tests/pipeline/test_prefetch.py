@@ -37,10 +37,9 @@ class Source:
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_left():
-    before = threading.active_count()
+def _no_thread_left(new_threads):
     yield
-    assert threading.active_count() == before
+    assert not new_threads()
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -1,7 +1,6 @@
 """Reading published days: what comes out is what was written, on any world size, from any step."""
 
 import itertools
-import threading
 import weakref
 from datetime import date
 from typing import Any
@@ -150,8 +149,7 @@ def test_days_without_rows_have_no_steps(root):
     assert list(source.batches(0)) == []
 
 
-def test_background_thread_gives_the_same_and_leaves_nothing(root):
-    before = threading.active_count()
+def test_background_thread_gives_the_same_and_leaves_nothing(root, new_threads):
     expected = list(reader(root).batches(epoch=2))
     batches = reader(root, prefetch=3).batches(epoch=2)
     for batch, other in zip(batches, expected, strict=True):
@@ -159,9 +157,9 @@ def test_background_thread_gives_the_same_and_leaves_nothing(root):
         assert torch.equal(batch.labels, other.labels)
     stopped = reader(root, prefetch=3).batches(epoch=2)
     next(stopped)
-    assert threading.active_count() == before + 1
+    assert len(new_threads()) == 1
     stopped.close()
-    assert threading.active_count() == before
+    assert not new_threads()
 
 
 def test_one_open_file_is_enough(root, monkeypatch):
@@ -275,13 +273,12 @@ def test_lanes_are_shared_out_among_workers(lanes, workers, expected):
     assert [worker_of_lane(index, workers) for index in range(lanes)] == expected
 
 
-def test_readers_ahead_end_with_the_batches(root):
-    before = threading.active_count()
+def test_readers_ahead_end_with_the_batches(root, new_threads):
     batches = reader(root, workers=2).batches(0)
     next(batches)
-    assert threading.active_count() == before + 2
+    assert len(new_threads()) == 2
     batches.close()
-    assert threading.active_count() == before
+    assert not new_threads()
 
 
 @pytest.mark.parametrize("damage", [truncate, scribble])
