@@ -3,6 +3,8 @@
 Device-specific choices (NCCL or gloo, which device, how many threads) are made here.
 """
 
+import atexit
+import gc
 import os
 import socket
 from collections.abc import Generator
@@ -84,10 +86,22 @@ def join_world() -> Generator[World]:
         _join_launched(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    _collect_at_exit()
     try:
         yield World(rank=rank, size=size, local_size=local_size, device=device)
     finally:
         dist.destroy_process_group()
+
+
+def _collect_at_exit() -> None:
+    """Have gloo's threads end before the interpreter does.
+
+    They end with the last reference to the process group, and models in cycles outlive
+    `destroy_process_group`. A thread that still gives back the tensor of the last exchange when the
+    interpreter goes away aborts a process that has done all its work.
+    """
+    atexit.unregister(gc.collect)
+    atexit.register(gc.collect)
 
 
 def _join_launched(backend: str) -> None:

@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 
 from embeddings.settings import TableSpec
 from jobs.distributed import World
-from jobs.prepare import prepare_all
 from jobs.settings import JobSettings
 from pipeline.batches import RankingBatch, SequenceBatch
 from pipeline.errors import ConfigError, DataError
@@ -177,5 +176,8 @@ def take_in_examples(settings: JobSettings, world: World) -> None:
     What prepare does with them, so that who brings them can start at pretrain or rank.
     """
     if settings.source.kind == "examples" and world.is_first:
+        # Loads DuckDB and matplotlib, for which no other rank has to wait.
+        from jobs.prepare import prepare_all  # noqa: PLC0415
+
         prepare_all(settings)
     world.wait_for_all()
