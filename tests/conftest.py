@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, and no trace of a launcher in the environment.
+"""What every test starts from: one thread, no trace of a launcher in the environment, no deadline.
 
 And which worker of pytest-xdist runs which modules.
 """
@@ -7,7 +7,12 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# How long an example takes says nothing of what is tested; on a busy machine it may be anything.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 LAUNCHER_VARIABLES = (
     "GROUP_RANK",

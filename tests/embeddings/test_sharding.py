@@ -131,7 +131,7 @@ STEPS = st.lists(st.tuples(st.just((0,) * len(ROWS)) | COUNTS, COUNTS), min_size
 
 
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=4, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(STEPS, st.integers(0, 2**20), st.booleans())
 def test_ranks_with_any_numbers_of_ids_train_as_one_process(case, counts, seed, turned):
     """Also where a rank has none of a table, or none at all."""

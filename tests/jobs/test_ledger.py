@@ -224,7 +224,6 @@ class RecordPromises(Promises):
             settings=settings(
                 max_examples=8,
                 stateful_step_count=25,
-                deadline=None,
                 derandomize=True,
                 database=None,
             ),

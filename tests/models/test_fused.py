@@ -129,7 +129,7 @@ def by(compiled):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TOKENS, st.sampled_from([2, 12, 31, 32, 64, 96, 160]), LAYOUTS, DTYPES, DTYPES)
 def test_norms_of_any_shape_and_layout(compiled, tokens, width, layout, branch_dtype, dtype):
     torch.manual_seed(tokens + width)
@@ -151,7 +151,7 @@ def test_norms_of_any_shape_and_layout(compiled, tokens, width, layout, branch_d
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TOKENS, st.sampled_from([1, 3, 16, 32, 64, 96]), LAYOUTS, st.sampled_from([0.1, 1, 20]))
 def test_gates_of_any_shape_and_layout(compiled, tokens, width, layout, scale):
     torch.manual_seed(tokens + width)

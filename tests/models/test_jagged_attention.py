@@ -45,7 +45,7 @@ def draw(pairs, heads, width, seed):
     return lengths, candidates, packed.requires_grad_()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ROWS,
     st.sampled_from([(1, 8), (3, 6), (4, 16), (12, 4), (33, 2)]),
@@ -143,7 +143,7 @@ def test_half_precision_is_rounded_once_on_the_way_out(width):
 
 @pytest.mark.parametrize("with_candidates", [False, True])
 @pytest.mark.parametrize("pad", [False, True])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @example([(2, 1)], 0, False, [0, 1, 2], 1)
 @given(
     ROWS,

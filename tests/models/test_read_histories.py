@@ -53,7 +53,7 @@ def gradients_of(model, logits, weights):
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     REQUESTS,
     SEEDS,

@@ -110,7 +110,7 @@ def close(actual, expected, name="", size=0.0):
 
 
 @ways
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @example([(0, True)], "L2H32A2", 0, "batch", 0)
 @given(
     SEQUENCES,
@@ -150,7 +150,7 @@ def test_packed_sequences_equal_padded_ones(
 
 
 @ways
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @example([(0, 0)], "L2H32A2", 0, False, False)
 @given(
     REQUESTS,

@@ -89,7 +89,7 @@ def test_blocks_of_any_size_give_the_same(in_bfloat16, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
     st.integers(1, 40),

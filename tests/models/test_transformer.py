@@ -47,7 +47,7 @@ def make(seed: int) -> Transformer:
     return transformer
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @example([0], 0, False, 1)
 @given(LENGTHS, st.integers(0, 2**30), st.booleans(), st.integers(0, 5))
 def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, num_buckets):
@@ -75,7 +75,7 @@ def test_packed_histories_equal_rows_one_by_one(lengths, seed, bidirectional, nu
     torch.testing.assert_close(actual_gradient, expected_gradient, atol=1e-3, rtol=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @example([(0, 0)], 0, False, True)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=8),

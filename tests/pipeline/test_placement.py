@@ -117,7 +117,7 @@ def test_resume_on_another_world_size_gives_exactly_the_rest(row_group_rows, wor
     seed=st.none() | st.integers(0, 2**40),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_numbers(row_group_rows, lanes, batch_per_lane, world_size, seed, data):
     world_size = min(world_size, lanes)
     options = {"lanes": lanes, "batch_size": lanes * batch_per_lane, "seed": seed}
